@@ -1,0 +1,20 @@
+"""One-shot NAS super-networks with conditional weights. Importing it registers the models with timm."""
+
+from condnet.choice import split_supernet
+from condnet.models import MacroNet, MacroSupernet, NB201Net, NB201Supernet, Supernet
+from condnet.spaces import Arch, Cost, SearchSpace, get_space
+
+__version__ = '0.1.0'
+
+__all__ = [
+    'Arch',
+    'Cost',
+    'MacroNet',
+    'MacroSupernet',
+    'NB201Net',
+    'NB201Supernet',
+    'SearchSpace',
+    'Supernet',
+    'get_space',
+    'split_supernet',
+]

@@ -1,0 +1,249 @@
+"""NAS-Bench-Macro: the super-network with conditional weights, and the benchmark's stand-alone networks.
+
+Papers:
+* `Conditional super-network weights` - the super-network, its predecessors and its size
+* `Prioritized Architecture Sampling with Monto-Carlo Tree Search` - https://arxiv.org/abs/2103.11922
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.layers import SelectAdaptivePool2d
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from torch import nn
+
+from condnet.choice import ChoiceBlock
+from condnet.models.supernet import Supernet, checkpoint_filter_fn
+from condnet.spaces import MACRO_BLOCKS, MACRO_LAYERS, Arch, get_space
+
+__all__ = ['MacroNet', 'MacroSupernet']
+
+LayerFactory = Callable[[int, int, int, int, dict[str, Any]], nn.Module]  # decision, channels in and out, stride, dd
+
+_STAGES = ((0, 1), (2, 3, 4), (5, 6, 7))  # layers by resolution
+
+
+class ConvBN(nn.Sequential):
+    """Convolution without bias, BatchNorm and, if asked for, ReLU."""
+
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        kernel_size: int,
+        stride: int = 1,
+        groups: int = 1,
+        act: bool = True,
+        device=None,
+        dtype=None,
+    ) -> None:
+        dd = {'device': device, 'dtype': dtype}
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_chs, out_chs, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False, **dd
+        )
+        self.bn = nn.BatchNorm2d(out_chs, **dd)
+        if act:
+            self.act = nn.ReLU(inplace=True)
+
+
+class InvertedBottleneck(nn.Module):
+    """MobileNetV2 block with plain ReLU; residual where shapes agree. (B, C, H, W) -> (B, C', H / stride, W / stride)."""
+
+    def __init__(
+        self, in_chs: int, out_chs: int, kernel_size: int, expansion: int, stride: int, dd: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        mid_chs = in_chs * expansion
+        self.expand = ConvBN(in_chs, mid_chs, 1, **dd)
+        self.depthwise = ConvBN(mid_chs, mid_chs, kernel_size, stride, groups=mid_chs, **dd)
+        self.project = ConvBN(mid_chs, out_chs, 1, act=False, **dd)
+        self.has_residual = stride == 1 and in_chs == out_chs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.project(self.depthwise(self.expand(x)))
+        return x + out if self.has_residual else out
+
+
+def _make_operation(operation: int, in_chs: int, out_chs: int, stride: int, dd: dict[str, Any]) -> nn.Module:
+    """The module of an operation, by its official number."""
+    if operation in MACRO_BLOCKS:
+        return InvertedBottleneck(in_chs, out_chs, *MACRO_BLOCKS[operation], stride, dd)
+    if stride == 1 and in_chs == out_chs:
+        return nn.Identity()
+    return ConvBN(in_chs, out_chs, 1, stride, act=False, **dd)
+
+
+class _Macro(nn.Module):
+    """The macro skeleton: stem, eight layers in three stages, head."""
+
+    def __init__(
+        self, make_layer: LayerFactory, num_classes: int, in_chans: int, global_pool: str, device, dtype
+    ) -> None:
+        super().__init__()
+        dd = {'device': device, 'dtype': dtype}
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = 1280
+        self.grad_checkpointing = False
+        in_chs = 32
+        self.stem = ConvBN(in_chans, in_chs, 3, **dd)
+        stages, self.feature_info = [], []
+        for i, layers in enumerate(_STAGES):
+            stage = []
+            for layer in layers:
+                out_chs, stride = MACRO_LAYERS[layer]
+                stage.append(make_layer(layer, in_chs, out_chs, stride, dd))
+                in_chs = out_chs
+            stages.append(nn.Sequential(*stage))
+            self.feature_info.append({'num_chs': in_chs, 'reduction': 2 ** (i + 1), 'module': f'stages.{i}'})
+        self.stages = nn.Sequential(*stages)
+        self.conv_head = ConvBN(in_chs, self.num_features, 1, **dd)
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
+        self.head = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        blocks = r'^stages\.(\d+)' if coarse else [(r'^stages\.(\d+)\.(\d+)', None), (r'^conv_head', (99999,))]
+        return {'stem': r'^stem', 'blocks': blocks}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None, device=None, dtype=None) -> None:
+        reference = self.conv_head.conv.weight
+        dd = {'device': device or reference.device, 'dtype': dtype or reference.dtype}
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
+        self.head = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_chans, H, W) -> (B, 1280, H / 8, W / 8)."""
+        x = self.stem(x)
+        x = checkpoint_seq(self.stages, x) if self.grad_checkpointing and self.training else self.stages(x)
+        return self.conv_head(x)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(B, 1280, H, W) -> (B, num_classes), or (B, 1280) with `pre_logits`."""
+        x = self.global_pool(x)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+class MacroSupernet(Supernet, _Macro):
+    """Super-network of NAS-Bench-Macro with conditional weights.
+
+    Args:
+        space: Subset of the search space; only `full` exists.
+        split: Whether every operation has one weight set per context from the start.
+        num_classes: Number of classes; 0 for none.
+        in_chans: Image channels.
+        global_pool: Pooling before the classifier.
+
+    Raises:
+        ValueError: If the subset is unknown.
+    """
+
+    def __init__(
+        self,
+        space: str = 'full',
+        split: bool = False,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        global_pool: str = 'avg',
+        device=None,
+        dtype=None,
+    ) -> None:
+        self_space = get_space('macro', space)
+
+        def make_layer(decision: int, in_chs: int, out_chs: int, stride: int, dd: dict[str, Any]) -> nn.Module:
+            return ChoiceBlock(self_space, decision, lambda o: _make_operation(o, in_chs, out_chs, stride, dd))
+
+        super().__init__(make_layer, num_classes, in_chans, global_pool, device, dtype)
+        self.space = self_space
+        self._standalone_args: dict[str, Any] = {'in_chans': in_chans, 'global_pool': global_pool}
+        if split:
+            self.split()
+
+    def _make_standalone(self, arch: Arch) -> 'MacroNet':
+        return MacroNet(arch=arch, num_classes=self.num_classes, **self._standalone_args)
+
+
+class MacroNet(_Macro):
+    """Stand-alone network of NAS-Bench-Macro, which is also its super-network's sub-network.
+
+    Args:
+        arch: Architecture as tuple, official string or official index; by default the largest.
+        num_classes: Number of classes; 0 for none.
+        in_chans: Image channels.
+        global_pool: Pooling before the classifier.
+
+    Raises:
+        ValueError: If `arch` is no architecture of the space.
+    """
+
+    def __init__(
+        self,
+        arch: 'str | int | Arch' = (2, 2, 2, 2, 2, 2, 2, 2),
+        num_classes: int = 10,
+        in_chans: int = 3,
+        global_pool: str = 'avg',
+        device=None,
+        dtype=None,
+    ) -> None:
+        parsed = get_space('macro').parse(arch)
+
+        def make_layer(decision: int, in_chs: int, out_chs: int, stride: int, dd: dict[str, Any]) -> nn.Module:
+            return _make_operation(parsed[decision], in_chs, out_chs, stride, dd)
+
+        super().__init__(make_layer, num_classes, in_chans, global_pool, device, dtype)
+        self.arch = parsed
+
+
+def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
+    return {
+        'url': url,
+        'num_classes': 10,
+        'input_size': (3, 32, 32),
+        'pool_size': (4, 4),
+        'crop_pct': 1.0,
+        'interpolation': 'bicubic',
+        'mean': (0.4914, 0.4822, 0.4465),  # CIFAR-10
+        'std': (0.2470, 0.2435, 0.2616),
+        'first_conv': 'stem.conv',
+        'classifier': 'head',
+        'license': 'apache-2.0',
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs({'macro_cond_supernet.untrained': _cfg(), 'macro_net.untrained': _cfg()})
+
+_FEATURE_CFG = {'out_indices': (0, 1, 2), 'flatten_sequential': True}
+
+
+@register_model
+def macro_cond_supernet(pretrained: bool = False, **kwargs: Any) -> MacroSupernet:
+    """NAS-Bench-Macro super-network, see `MacroSupernet`."""
+    return build_model_with_cfg(
+        MacroSupernet,
+        'macro_cond_supernet',
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=dict(_FEATURE_CFG),
+        **kwargs,
+    )
+
+
+@register_model
+def macro_net(pretrained: bool = False, **kwargs: Any) -> MacroNet:
+    """NAS-Bench-Macro stand-alone network, see `MacroNet`."""
+    return build_model_with_cfg(MacroNet, 'macro_net', pretrained, feature_cfg=dict(_FEATURE_CFG), **kwargs)

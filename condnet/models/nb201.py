@@ -1,0 +1,285 @@
+"""NAS-Bench-201: the super-network with conditional weights, and the benchmark's stand-alone networks.
+
+Papers:
+* `Conditional super-network weights` - the super-network, its predecessors and its size
+* `NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search` - https://arxiv.org/abs/2001.00326
+* `SCARLET-NAS: Bridging the Gap between Stability and Scalability` - https://arxiv.org/abs/1908.06022, the linear
+  transform on the skip connection
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.layers import SelectAdaptivePool2d
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from torch import nn
+
+from condnet.choice import ChoiceBlock
+from condnet.models.supernet import Supernet, checkpoint_filter_fn
+from condnet.spaces import Arch, get_space
+
+__all__ = ['NB201Net', 'NB201Supernet']
+
+# Edges by node: (decision, node that it reads).
+_NODES = (((0, 0),), ((1, 0), (2, 1)), ((3, 0), (4, 1), (5, 2)))
+
+EdgeFactory = Callable[[int, int, dict[str, Any]], nn.Module]  # (decision, channels, device and dtype)
+
+
+class Zero(nn.Module):
+    """The operation `none`. It returns None, which a cell takes for zeros without adding them."""
+
+    def forward(self, x: torch.Tensor) -> None:
+        return None
+
+
+class ReLUConvBN(nn.Sequential):
+    """ReLU, convolution without bias, BatchNorm."""
+
+    def __init__(
+        self, in_chs: int, out_chs: int, kernel_size: int, stride: int = 1, affine: bool = True, device=None, dtype=None
+    ) -> None:
+        dd = {'device': device, 'dtype': dtype}
+        super().__init__()
+        self.act = nn.ReLU()
+        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, padding=kernel_size // 2, bias=False, **dd)
+        self.bn = nn.BatchNorm2d(out_chs, affine=affine, **dd)
+
+
+def _make_operation(operation: int, channels: int, affine: bool, linear_skip: bool, dd: dict[str, Any]) -> nn.Module:
+    """The module of an operation, by its official number."""
+    if operation == 0:
+        return Zero()
+    if operation == 1:
+        return nn.Conv2d(channels, channels, 1, bias=False, **dd) if linear_skip else nn.Identity()
+    if operation in (2, 3):
+        return ReLUConvBN(channels, channels, {2: 1, 3: 3}[operation], affine=affine, **dd)
+    return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+
+
+class Cell(nn.Module):
+    """Four nodes and six edges. A node is the sum of its incoming edges. (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, make_edge: EdgeFactory, dd: dict[str, Any]) -> None:
+        super().__init__()
+        self.edges = nn.ModuleList([make_edge(decision, channels, dd) for decision in range(6)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        nodes = [x]
+        for edges in _NODES:
+            outputs = [self.edges[decision](nodes[source]) for decision, source in edges]
+            tensors = [output for output in outputs if output is not None]
+            nodes.append(sum(tensors[1:], start=tensors[0]) if tensors else torch.zeros_like(x))
+        return nodes[-1]
+
+
+class ReductionBlock(nn.Module):
+    """ResNet basic block of stride 2 with an average-pool and 1x1 convolution shortcut."""
+
+    def __init__(self, in_chs: int, out_chs: int, dd: dict[str, Any]) -> None:
+        super().__init__()
+        self.conv1 = ReLUConvBN(in_chs, out_chs, 3, stride=2, **dd)
+        self.conv2 = ReLUConvBN(out_chs, out_chs, 3, **dd)
+        self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(in_chs, out_chs, 1, bias=False, **dd))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv2(self.conv1(x)) + self.shortcut(x)
+
+
+class _NB201(nn.Module):
+    """The macro skeleton: stem, three stages of cells with reduction blocks between them, classifier."""
+
+    def __init__(
+        self,
+        make_edge: EdgeFactory,
+        num_classes: int,
+        in_chans: int,
+        cells_per_stage: int,
+        channels: tuple[int, int, int],
+        global_pool: str,
+        device,
+        dtype,
+    ) -> None:
+        super().__init__()
+        if cells_per_stage < 1 or len(channels) != 3:
+            raise ValueError(
+                f'expected cells_per_stage >= 1 and 3 channel numbers, got {cells_per_stage} and {tuple(channels)}'
+            )
+        dd = {'device': device, 'dtype': dtype}
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = channels[-1]
+        self.grad_checkpointing = False
+        self.stem = nn.Sequential()
+        self.stem.add_module('conv', nn.Conv2d(in_chans, channels[0], 3, padding=1, bias=False, **dd))
+        self.stem.add_module('bn', nn.BatchNorm2d(channels[0], **dd))
+        stages, self.feature_info = [], []
+        for i, chs in enumerate(channels):
+            cells = [Cell(chs, make_edge, dd) for _ in range(cells_per_stage)]
+            stages.append(nn.Sequential(*([ReductionBlock(channels[i - 1], chs, dd)] if i else []), *cells))
+            self.feature_info.append({'num_chs': chs, 'reduction': 2**i, 'module': f'stages.{i}'})
+        self.stages = nn.Sequential(*stages)
+        self.norm = nn.BatchNorm2d(channels[-1], **dd)
+        self.act = nn.ReLU()
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
+        self.head = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        return {'stem': r'^stem', 'blocks': r'^stages\.(\d+)' if coarse else [(r'^stages\.(\d+)\.(\d+)', None), (r'^norm', (99999,))]}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None, device=None, dtype=None) -> None:
+        reference = self.norm.weight
+        dd = {'device': device or reference.device, 'dtype': dtype or reference.dtype}
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
+        self.head = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_chans, H, W) -> (B, channels[-1], H / 4, W / 4)."""
+        x = self.stem(x)
+        x = checkpoint_seq(self.stages, x) if self.grad_checkpointing and self.training else self.stages(x)
+        return self.act(self.norm(x))
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """(B, channels[-1], H, W) -> (B, num_classes), or (B, channels[-1]) with `pre_logits`."""
+        x = self.global_pool(x)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+class NB201Supernet(Supernet, _NB201):
+    """Super-network of NAS-Bench-201 with conditional weights.
+
+    Args:
+        space: Subset of the search space: `full`, `no_zero` or `only_conv`.
+        split: Whether every operation has one weight set per context from the start.
+        linear_skip: Whether skip connections carry a 1x1 convolution during super-network training.
+        num_classes: Number of classes; 0 for none.
+        in_chans: Image channels.
+        cells_per_stage: Cells in each of the three stages; all of them share one architecture.
+        channels: Channels of the three stages.
+        global_pool: Pooling before the classifier.
+
+    Raises:
+        ValueError: If the subset is unknown.
+    """
+
+    def __init__(
+        self,
+        space: str = 'full',
+        split: bool = False,
+        linear_skip: bool = True,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        cells_per_stage: int = 2,
+        channels: tuple[int, int, int] = (16, 32, 64),
+        global_pool: str = 'avg',
+        device=None,
+        dtype=None,
+    ) -> None:
+        self_space = get_space('nb201', space)
+
+        def make_edge(decision: int, chs: int, dd: dict[str, Any]) -> nn.Module:
+            return ChoiceBlock(self_space, decision, lambda o: _make_operation(o, chs, False, linear_skip, dd))
+
+        super().__init__(make_edge, num_classes, in_chans, cells_per_stage, channels, global_pool, device, dtype)
+        self.space = self_space
+        self._standalone_args = {'cells_per_stage': cells_per_stage, 'channels': channels, 'linear_skip': linear_skip}
+        self._standalone_args |= {'in_chans': in_chans, 'global_pool': global_pool, 'affine': False}
+        if split:
+            self.split()
+
+    def _make_standalone(self, arch: Arch) -> 'NB201Net':
+        return NB201Net(arch=arch, num_classes=self.num_classes, **self._standalone_args)
+
+
+class NB201Net(_NB201):
+    """Stand-alone network of NAS-Bench-201. The defaults are the benchmark's own.
+
+    Args:
+        arch: Architecture as tuple, official string or official index; by default all convolutions 3x3.
+        num_classes: Number of classes; 0 for none.
+        in_chans: Image channels.
+        cells_per_stage: Cells in each of the three stages.
+        channels: Channels of the three stages.
+        affine: Whether the cells' BatchNorm has weights.
+        linear_skip: Whether skip connections carry a 1x1 convolution, as in the super-network.
+        global_pool: Pooling before the classifier.
+
+    Raises:
+        ValueError: If `arch` is no architecture of the space.
+    """
+
+    def __init__(
+        self,
+        arch: 'str | int | Arch' = (3, 3, 3, 3, 3, 3),
+        num_classes: int = 10,
+        in_chans: int = 3,
+        cells_per_stage: int = 5,
+        channels: tuple[int, int, int] = (16, 32, 64),
+        affine: bool = True,
+        linear_skip: bool = False,
+        global_pool: str = 'avg',
+        device=None,
+        dtype=None,
+    ) -> None:
+        parsed = get_space('nb201').parse(arch)
+
+        def make_edge(decision: int, chs: int, dd: dict[str, Any]) -> nn.Module:
+            return _make_operation(parsed[decision], chs, affine, linear_skip, dd)
+
+        super().__init__(make_edge, num_classes, in_chans, cells_per_stage, channels, global_pool, device, dtype)
+        self.arch = parsed
+
+
+def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
+    return {
+        'url': url,
+        'num_classes': 10,
+        'input_size': (3, 32, 32),
+        'pool_size': (8, 8),
+        'crop_pct': 1.0,
+        'interpolation': 'bicubic',
+        'mean': (0.4914, 0.4822, 0.4465),  # CIFAR-10
+        'std': (0.2470, 0.2435, 0.2616),
+        'first_conv': 'stem.conv',
+        'classifier': 'head',
+        'license': 'apache-2.0',
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs({'nb201_cond_supernet.untrained': _cfg(), 'nb201_net.untrained': _cfg()})
+
+_FEATURE_CFG = {'out_indices': (0, 1, 2), 'flatten_sequential': True}
+
+
+@register_model
+def nb201_cond_supernet(pretrained: bool = False, **kwargs: Any) -> NB201Supernet:
+    """NAS-Bench-201 super-network, see `NB201Supernet`."""
+    return build_model_with_cfg(
+        NB201Supernet,
+        'nb201_cond_supernet',
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=dict(_FEATURE_CFG),
+        **kwargs,
+    )
+
+
+@register_model
+def nb201_net(pretrained: bool = False, **kwargs: Any) -> NB201Net:
+    """NAS-Bench-201 stand-alone network, see `NB201Net`."""
+    return build_model_with_cfg(NB201Net, 'nb201_net', pretrained, feature_cfg=dict(_FEATURE_CFG), **kwargs)

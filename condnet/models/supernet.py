@@ -1,0 +1,166 @@
+"""What all super-networks have in common: the active sub-network, the split, and the way in and out of checkpoints."""
+
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from condnet.choice import ChoiceBlock, Copies
+from condnet.spaces import Arch, SearchSpace
+
+_WEIGHT_SET = re.compile(r'^(?P<block>.+)\.candidates\.(?P<operation>\d+)\.(?P<context>\d+)\.(?P<rest>.+)$')
+
+
+class Supernet(nn.Module):
+    """A super-network: a network in which every decision is a `ChoiceBlock`.
+
+    Which sub-network runs is state of the model, see `set_active_subnet`. A new one is over-complete.
+    """
+
+    space: SearchSpace
+
+    def choice_blocks(self) -> list[ChoiceBlock]:
+        """All choice blocks; several of them may make the same decision, as the cells of nb201 do."""
+        if not hasattr(self, '_choice_blocks'):
+            # A tuple, so that the blocks are not registered as children a second time.
+            self._choice_blocks = tuple(m for m in self.modules() if isinstance(m, ChoiceBlock))
+        return list(self._choice_blocks)
+
+    @property
+    def active_subnet(self) -> Arch | None:
+        """The active architecture, or None in the over-complete state."""
+        return getattr(self, '_active_subnet', None)
+
+    def set_active_subnet(self, arch: 'str | int | Arch | None') -> None:
+        """Choose the sub-network that runs.
+
+        Args:
+            arch: Architecture as tuple, official string or official index. None: every candidate, averaged over
+                operations and contexts (over-complete).
+
+        Raises:
+            ValueError: If it is no architecture of `space`.
+        """
+        self._active_subnet = None if arch is None else self.space.parse(arch)
+        for block in self.choice_blocks():
+            block.set_active(self._active_subnet)
+
+    def sample_active_subnet(self, generator: torch.Generator | None = None) -> Arch:
+        """Draw an architecture uniformly, activate and return it."""
+        arch = self.space.sample(generator)
+        self.set_active_subnet(arch)
+        return arch
+
+    @property
+    def is_split(self) -> bool:
+        """Whether operations have one weight set per context."""
+        return getattr(self, '_is_split', False)
+
+    @property
+    def num_weight_sets(self) -> int:
+        """Number of weight sets, as the paper counts them (72 for nb201, 16 for macro, before the split)."""
+        return sum(block.num_weight_sets for block in self.choice_blocks())
+
+    def split(self) -> Copies:
+        """Give every operation one weight set per context, by copying. Nothing that is computed changes.
+
+        The optimizer must learn of the new parameters; `condnet.choice.split_supernet` splits both.
+
+        Returns:
+            Every new parameter, beside the one it is a copy of. Nothing if the model was split before.
+        """
+        if self.is_split:
+            return []
+        copies = [pair for block in self.choice_blocks() for pair in block.split()]
+        self._is_split = True
+        self.set_active_subnet(self.active_subnet)  # the contexts exist only now
+        # What timm writes into config.json, so that the model is built split again.
+        self._model_args = {**getattr(self, "_model_args", {}), "split": True}
+        return copies
+
+    def get_active_subnet(self) -> nn.Module:
+        """The active sub-network as a stand-alone network of plain layers, with copies of its weights.
+
+        Raises:
+            ValueError: In the over-complete state.
+        """
+        if self.active_subnet is None:
+            raise ValueError('no sub-network is active; call set_active_subnet(arch) first')
+        reference = next(self.parameters())
+        net = self._make_standalone(self.active_subnet).to(device=reference.device, dtype=reference.dtype)
+        net.load_state_dict(self._active_state_dict())
+        return net.train(self.training)
+
+    def _make_standalone(self, arch: Arch) -> nn.Module:
+        raise NotImplementedError  # a search space knows its network
+
+    def _active_state_dict(self) -> dict[str, torch.Tensor]:
+        """State of the active weight sets, under the names that they have in a stand-alone network."""
+        active = {name: m.active for name, m in self.named_modules() if isinstance(m, ChoiceBlock)}
+        state = {}
+        for key, value in self.state_dict().items():
+            match = _WEIGHT_SET.match(key)
+            if match is None:
+                state[key] = value
+            elif active[match['block']] == (int(match['operation']), int(match['context'])):
+                state[f'{match["block"]}.{match["rest"]}'] = value
+        return state
+
+
+def state_dict_is_split(state_dict: dict[str, Any]) -> bool:
+    """Whether a super-network's state has more than one context."""
+    return any((match := _WEIGHT_SET.match(key)) and int(match['context']) > 0 for key in state_dict)
+
+
+def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Make a checkpoint and a super-network agree about the split: either the model grows, or the weights are copied.
+
+    Raises:
+        ValueError: If the checkpoint is of another model or search space, or lacks weights.
+    """
+    if not isinstance(model, Supernet):  # timm also filters for feature extractors, which wrap the model
+        return state_dict
+    state_dict = state_dict.get('state_dict', state_dict)  # type: ignore[assignment]  # a training checkpoint
+    if state_dict_is_split(state_dict):
+        model.split()
+    elif model.is_split:
+        state_dict = _expand(state_dict, model)
+    check_state_dict(state_dict, model)
+    return state_dict
+
+
+def _expand(state_dict: dict[str, torch.Tensor], model: Supernet) -> dict[str, torch.Tensor]:
+    """Copy the one context of an unsplit checkpoint into every context of a split model."""
+    expanded = dict(state_dict)
+    for key in model.state_dict():
+        if match := _WEIGHT_SET.match(key):
+            shared = f'{match["block"]}.candidates.{match["operation"]}.0.{match["rest"]}'
+            if shared in state_dict:
+                expanded[key] = state_dict[shared]
+    return expanded
+
+
+def check_state_dict(state_dict: dict[str, torch.Tensor], model: nn.Module) -> None:
+    """Refuse a state that is not this model's, in one line.
+
+    A classifier of another shape passes: timm replaces it for another number of classes.
+
+    Raises:
+        ValueError: If names or shapes differ.
+    """
+    own, classifier = model.state_dict(), f'{model.pretrained_cfg["classifier"]}.'
+    differing = [
+        key
+        for key in sorted(own.keys() | state_dict.keys())
+        if not key.startswith(classifier)
+        and (key not in own or key not in state_dict or own[key].shape != state_dict[key].shape)
+    ]
+    if differing:
+        key = differing[0]
+        have = tuple(state_dict[key].shape) if key in state_dict else 'nothing'
+        want = tuple(own[key].shape) if key in own else 'nothing'
+        raise ValueError(
+            f'the checkpoint does not fit {type(model).__name__} ({getattr(model, "space", "")}): {len(differing)} tensors '
+            f'differ, first {key!r}: the checkpoint has {have}, the model {want}'
+        )

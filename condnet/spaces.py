@@ -1,0 +1,303 @@
+"""Search spaces: what an architecture is, how it is written, drawn and counted, and what it costs.
+
+An architecture is a tuple with one entry per decision, the official number of the operation chosen there. The same
+tuple means the same architecture in every subset of a space. Everywhere in the package it may also be given as the
+official string or the official index.
+
+Sources: NAS-Bench-201 (Dong and Yang, 2020) and NAS-Bench-Macro (Su et al., 2021); the predecessors of a decision are
+those of "Conditional super-network weights", section 3.3.
+"""
+
+import functools
+import itertools
+import math
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+Arch = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stand-alone network costs: number of parameters, and FLOPs (multiply-adds) of one image."""
+
+    params: int
+    flops: int
+
+    def __add__(self, other: 'Cost') -> 'Cost':
+        return Cost(self.params + other.params, self.flops + other.flops)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A set of architectures: decisions in sequence, each of which picks one operation.
+
+    Args:
+        name: Name of the space, as in `get_space`.
+        subset: Which part of it; `full` is all of it.
+        operations: Names of all operations, in official order.
+        choices: Numbers of the operations that this subset may pick, the same at every decision.
+        predecessors: For each decision, the earlier decisions that its weights may depend on.
+        weighted: Numbers of the operations whose weight sets the paper counts.
+    """
+
+    name: str
+    subset: str
+    operations: tuple[str, ...]
+    choices: tuple[int, ...]
+    predecessors: tuple[tuple[int, ...], ...]
+    weighted: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.choices) ** len(self.predecessors)
+
+    def __iter__(self) -> Iterator[Arch]:
+        """All architectures, in lexicographic order of their tuples."""
+        return itertools.product(self.choices, repeat=len(self.predecessors))
+
+    def __contains__(self, arch: object) -> bool:
+        try:
+            self.parse(arch)  # type: ignore[arg-type]  # whatever is not an architecture raises
+        except ValueError:
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return f'{self.name}/{self.subset}'
+
+    def parse(self, arch: 'str | int | Arch | list[int]') -> Arch:
+        """Read an architecture given as tuple, official string or official index.
+
+        Raises:
+            ValueError: If it is not an architecture, or one outside of this subset.
+        """
+        if isinstance(arch, str):
+            parsed = self._from_string(arch)
+        elif isinstance(arch, (tuple, list)):
+            parsed = self._from_sequence(arch)
+        elif hasattr(arch, '__index__') and not isinstance(arch, bool):
+            parsed = self._from_index(arch.__index__())
+        else:
+            raise ValueError(f'not an architecture of {self}: {arch!r}; expected a tuple, a string or an index')
+        for operation in parsed:
+            if operation not in self.choices:
+                raise ValueError(
+                    f'architecture {self.format(parsed)!r} uses {self.operations[operation]!r}, which is not in the '
+                    f'subset {self.subset!r} of {self.name} ({", ".join(self.operations[c] for c in self.choices)})'
+                )
+        return parsed
+
+    def _from_sequence(self, arch: 'Arch | list[int]') -> Arch:
+        if len(arch) != len(self.predecessors):
+            raise ValueError(f'{self} has {len(self.predecessors)} decisions, got {len(arch)}: {arch!r}')
+        for operation in arch:
+            valid = hasattr(operation, '__index__') and not isinstance(operation, bool)
+            if not valid or not 0 <= operation < len(self.operations):
+                raise ValueError(f'operation {operation!r} in {arch!r}: expected 0..{len(self.operations) - 1}')
+        return tuple(int(operation) for operation in arch)
+
+    def _from_index(self, index: int) -> Arch:
+        size = len(self.operations) ** len(self.predecessors)
+        if not 0 <= index < size:
+            raise ValueError(f'{self.name} has architectures 0..{size - 1}, got {index}')
+        digits = []
+        for _ in self.predecessors:
+            index, digit = divmod(index, len(self.operations))
+            digits.append(digit)
+        return tuple(reversed(digits))
+
+    def index(self, arch: 'str | int | Arch') -> int:
+        """Official index of an architecture; it counts the whole space, in subsets as well."""
+        number = 0
+        for operation in self.parse(arch):
+            number = number * len(self.operations) + operation
+        return number
+
+    def _from_string(self, text: str) -> Arch:
+        raise NotImplementedError  # a space knows how its strings look
+
+    def format(self, arch: 'str | int | Arch') -> str:
+        """Official string of an architecture."""
+        raise NotImplementedError  # a space knows how its strings look
+
+    @property
+    def cost_table(self) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
+        """Cost of what every architecture has, and of each operation at each decision (the benchmark's network)."""
+        raise NotImplementedError  # a space knows its network
+
+    def sample(self, generator: torch.Generator | None = None) -> Arch:
+        """Draw an architecture uniformly."""
+        picks = torch.randint(len(self.choices), (len(self.predecessors),), generator=generator)
+        return tuple(self.choices[pick] for pick in picks.tolist())
+
+    def sample_distinct(self, num: int, seed: int = 0) -> list[Arch]:
+        """Draw `num` different architectures uniformly, from a seed, in order of their index.
+
+        Raises:
+            ValueError: If the space holds fewer.
+        """
+        if not 0 < num <= len(self):
+            raise ValueError(f'{self} holds {len(self)} architectures, cannot draw {num} different ones')
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:num].tolist()
+        archs = [self._at(position) for position in order]
+        return sorted(archs, key=self.index)
+
+    def _at(self, position: int) -> Arch:
+        """The architecture at a position of the iteration."""
+        digits = []
+        for _ in self.predecessors:
+            position, digit = divmod(position, len(self.choices))
+            digits.append(self.choices[digit])
+        return tuple(reversed(digits))
+
+    def cost(self, arch: 'str | int | Arch') -> Cost:
+        """Parameters and FLOPs of the benchmark's own network of an architecture (additive look-ups)."""
+        fixed, table = self.cost_table
+        return sum((row[operation] for row, operation in zip(table, self.parse(arch), strict=True)), start=fixed)
+
+    def num_contexts(self, decision: int) -> int:
+        """In how many ways the predecessors of a decision can be chosen (1 without predecessors)."""
+        return len(self.choices) ** len(self.predecessors[decision])
+
+    def context(self, arch: Arch, decision: int) -> int:
+        """Number of the context that an architecture gives a decision: the mixed-radix number of the choices before."""
+        number = 0
+        for predecessor in self.predecessors[decision]:
+            number = number * len(self.choices) + self.choices.index(arch[predecessor])
+        return number
+
+
+def conv_cost(in_chs: int, out_chs: int, kernel: int, size: int, groups: int = 1, affine: bool = True) -> Cost:
+    """Cost of a convolution without bias, with its BatchNorm, whose output is `size` x `size` pixels."""
+    weights = kernel * kernel * (in_chs // groups) * out_chs
+    return Cost(weights + 2 * out_chs * affine, weights * size * size)
+
+
+@dataclass(frozen=True)
+class NB201Space(SearchSpace):
+    """NAS-Bench-201: six edges of a cell, in the order 0->1, 0->2, 1->2, 0->3, 1->3, 2->3."""
+
+    def _from_string(self, text: str) -> Arch:
+        matches = re.fullmatch(r'\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|', text)
+        if matches is None:
+            raise ValueError(f'not an architecture string of nb201: {text!r}; expected |op~0|+|op~0|op~1|+|op~0|op~1|op~2|')
+        for name in matches.groups():
+            if name not in self.operations:
+                raise ValueError(f'unknown operation {name!r} in {text!r}; expected one of {", ".join(self.operations)}')
+        return tuple(self.operations.index(name) for name in matches.groups())
+
+    def format(self, arch: 'str | int | Arch') -> str:
+        a, b, c, d, e, f = (self.operations[o] for o in (self.parse(arch) if not isinstance(arch, tuple) else arch))
+        return f'|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|'
+
+    def _from_index(self, index: int) -> Arch:
+        order = _nats_bench_order()
+        if not 0 <= index < len(order):
+            raise ValueError(f'nb201 has architectures 0..{len(order) - 1}, got {index}')
+        return super()._from_index(order[index])
+
+    def index(self, arch: 'str | int | Arch') -> int:
+        return _nats_bench_index()[super().index(arch)]
+
+    @property
+    def cost_table(self) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
+        # Channels, pixels and cells of the three stages. NATS-Bench counts FLOPs of what computes: the stem and the
+        # residual blocks with their BatchNorm, and the classifier. Its own figures are taken as they are.
+        fixed = Cost(73_306, 7_783_050)
+        row = {0: Cost(0, 0), 1: Cost(0, 0), 2: Cost(28_000, 3_932_160), 3: Cost(243_040, 35_389_440), 4: Cost(0, 0)}
+        return fixed, (row,) * 6
+
+
+@functools.cache
+def _nats_bench_order() -> list[int]:
+    """Lexicographic numbers of the 15,625 architectures in NATS-Bench's official order.
+
+    Its authors enumerate the cells and shuffle them once with Python's generator and the seed 88.
+    """
+    order = list(range(5**6))
+    random.Random(88).shuffle(order)
+    return order
+
+
+@functools.cache
+def _nats_bench_index() -> dict[int, int]:
+    return {number: index for index, number in enumerate(_nats_bench_order())}
+
+
+@dataclass(frozen=True)
+class MacroSpace(SearchSpace):
+    """NAS-Bench-Macro: eight layers in sequence. The index is the value of the eight digits in base three."""
+
+    def _from_string(self, text: str) -> Arch:
+        if not re.fullmatch(r'[012]{8}', text):
+            raise ValueError(f'not an architecture string of macro: {text!r}; expected eight digits 0, 1 or 2')
+        return tuple(int(digit) for digit in text)
+
+    def format(self, arch: 'str | int | Arch') -> str:
+        return ''.join(str(operation) for operation in (arch if isinstance(arch, tuple) else self.parse(arch)))
+
+    @property
+    def cost_table(self) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
+        return _macro_cost_table()
+
+
+MACRO_LAYERS = ((64, 2), (64, 1), (128, 2), (128, 1), (128, 1), (256, 2), (256, 1), (256, 1))  # output channels, stride
+MACRO_BLOCKS = {1: (3, 3), 2: (5, 6)}  # operation: kernel size, expansion
+
+
+@functools.cache
+def _macro_cost_table() -> tuple[Cost, tuple[dict[int, Cost], ...]]:
+    size, in_chs = 32, 32
+    fixed, rows = conv_cost(3, in_chs, 3, size), []
+    for out_chs, stride in MACRO_LAYERS:
+        size, before = size // stride, size
+        shortcut = conv_cost(in_chs, out_chs, 1, size) if stride > 1 or in_chs != out_chs else Cost(0, 0)
+        row = {0: shortcut}
+        for operation, (kernel, expansion) in MACRO_BLOCKS.items():
+            mid = in_chs * expansion
+            row[operation] = (
+                conv_cost(in_chs, mid, 1, before)
+                + conv_cost(mid, mid, kernel, size, groups=mid)
+                + conv_cost(mid, out_chs, 1, size)
+            )
+        rows.append(row)
+        in_chs = out_chs
+    head = conv_cost(in_chs, 1280, 1, size) + Cost(1280 * 10 + 10, 1280 * 10)
+    return fixed + head, tuple(rows)
+
+
+_NB201 = dict(
+    operations=('none', 'skip_connect', 'nor_conv_1x1', 'nor_conv_3x3', 'avg_pool_3x3'),
+    predecessors=((), (), (0,), (), (0,), (1, 2)),
+    weighted=(2, 3),
+)
+_MACRO = dict(
+    operations=('identity', 'mbconv3x3_e3', 'mbconv5x5_e6'),
+    predecessors=((), *((decision,) for decision in range(7))),
+    weighted=(1, 2),
+)
+_SPACES: dict[tuple[str, str], SearchSpace] = {
+    (space.name, space.subset): space
+    for space in (
+        NB201Space('nb201', 'full', choices=(0, 1, 2, 3, 4), **_NB201),  # type: ignore[arg-type]
+        NB201Space('nb201', 'no_zero', choices=(1, 2, 3, 4), **_NB201),  # type: ignore[arg-type]
+        NB201Space('nb201', 'only_conv', choices=(2, 3), **_NB201),  # type: ignore[arg-type]
+        MacroSpace('macro', 'full', choices=(0, 1, 2), **_MACRO),  # type: ignore[arg-type]
+    )
+}
+
+
+def get_space(name: str, subset: str = 'full') -> SearchSpace:
+    """Look a search space up by name and subset.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if (name, subset) not in _SPACES:
+        known = ', '.join(f'{n}/{s}' for n, s in _SPACES)
+        raise ValueError(f'unknown search space {name}/{subset}; expected one of {known}')
+    return _SPACES[name, subset]
