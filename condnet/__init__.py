@@ -1,5 +1,6 @@
 """One-shot NAS super-networks with conditional weights. Importing it registers the models with timm."""
 
+from condnet.calibration import calibrate
 from condnet.choice import split_supernet
 from condnet.models import MacroNet, MacroSupernet, NB201Net, NB201Supernet, Supernet
 from condnet.spaces import Arch, Cost, SearchSpace, get_space
@@ -15,6 +16,8 @@ __all__ = [
     'NB201Supernet',
     'SearchSpace',
     'Supernet',
+    '__version__',
+    'calibrate',
     'get_space',
     'split_supernet',
 ]

@@ -52,6 +52,15 @@ class Supernet(nn.Module):
         self.set_active_subnet(arch)
         return arch
 
+    def active_modules(self) -> list[nn.Module]:
+        """All modules except those of weight sets that are not in use; every one in the over-complete state."""
+        idle = set()
+        for block in self.choice_blocks():
+            if block.active is not None:
+                idle.update(block.candidates.modules())
+                idle.difference_update(block.active_module().modules())
+        return [module for module in self.modules() if module not in idle]
+
     @property
     def is_split(self) -> bool:
         """Whether operations have one weight set per context."""
@@ -76,7 +85,7 @@ class Supernet(nn.Module):
         self._is_split = True
         self.set_active_subnet(self.active_subnet)  # the contexts exist only now
         # What timm writes into config.json, so that the model is built split again.
-        self._model_args = {**getattr(self, "_model_args", {}), "split": True}
+        self._model_args = {**getattr(self, '_model_args', {}), 'split': True}
         return copies
 
     def get_active_subnet(self) -> nn.Module:

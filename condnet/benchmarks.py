@@ -1,0 +1,427 @@
+"""Ground-truth tables: what every architecture of a space reaches when it is trained alone.
+
+`load_benchmark` reads the published tables, and trusts nothing in them. NAS-Bench-Macro (Su et al., 2021) is one JSON
+file. NATS-Bench (Dong et al., 2021), the home of NAS-Bench-201, publishes a folder of pickles; convert it once with
+`python -m condnet.benchmarks NATS-tss-v1_0-3ffb9-simple nas-bench-201.csv`. A pickle can run any program when it is
+loaded, so these are read by an unpickler that knows three harmless names and refuses all others.
+"""
+
+import argparse
+import bz2
+import csv
+import hashlib
+import io
+import json
+import operator
+import os
+import pickle
+import struct
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from condnet.spaces import SearchSpace, get_space
+
+DATA_VARIABLE = 'CONDNET_DATA'  # environment variable: a directory to look for tables in
+FILE_NAMES = {'nb201': 'nas-bench-201.csv', 'macro': 'nas-bench-macro_cifar10.json'}
+MACRO_URL = 'https://raw.githubusercontent.com/xiusu/NAS-Bench-Macro/master/data/nas-bench-macro_cifar10.json'
+MACRO_SHA256 = '686dee8363cc21cca8c1f321ad5749454f2d9b9ca5972682e137e539bc522297'
+_HOW_TO_GET = {
+    'nb201': 'convert the NATS-Bench topology records (github.com/D-X-Y/NATS-Bench) with python -m condnet.benchmarks',
+    'macro': f'allow the download, or get {MACRO_URL}',
+}
+_NEEDED = ('index', 'arch_str', 'cifar10_test_acc', 'params_MB', 'flops_M')  # columns of the nb201 table that are read
+_NUM_NAMED = 3  # architectures that an error message names
+
+
+@dataclass(frozen=True, eq=False)
+class BenchmarkTable:
+    """True results of architectures of one space, a row each; it may hold only a part of the space.
+
+    Args:
+        space: Name of the search space, as in `get_space`.
+        dataset: What the networks were trained and tested on.
+        indices: (N,) official indices.
+        accuracy: (N,) test accuracies in percent.
+        params: (N,) parameter counts of the stand-alone networks.
+        flops: (N,) their FLOPs (multiply-adds) for one image.
+        path: The file or folder that it was read from.
+        sha256: Digest of what was read.
+    """
+
+    space: str
+    dataset: str
+    indices: np.ndarray
+    accuracy: np.ndarray
+    params: np.ndarray
+    flops: np.ndarray
+    path: str
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def select(self, indices: Iterable[int]) -> 'BenchmarkTable':
+        """The rows of some architectures, in the order asked for.
+
+        Args:
+            indices: Official indices.
+
+        Raises:
+            ValueError: If the table lacks one of them.
+        """
+        rows = {index: row for row, index in enumerate(self.indices.tolist())}
+        wanted = [operator.index(index) for index in indices]
+        missing = [index for index in wanted if index not in rows]
+        if missing:
+            named = ', '.join(map(str, missing[:_NUM_NAMED])) + (', ...' if len(missing) > _NUM_NAMED else '')
+            raise ValueError(
+                f'the {self.space} table {self.path} lacks {len(missing)} of {len(wanted)} architectures: index {named}'
+            )
+        order = np.array([rows[index] for index in wanted], dtype=np.int64)
+        return replace(
+            self,
+            indices=self.indices[order],
+            accuracy=self.accuracy[order],
+            params=self.params[order],
+            flops=self.flops[order],
+        )
+
+
+class _Row(NamedTuple):
+    number: int  # official index
+    accuracy: float
+    params: int
+    flops: int
+
+
+def load_benchmark(
+    space: str, path: 'str | os.PathLike[str] | None' = None, dataset: str = 'cifar10', download: bool = False
+) -> BenchmarkTable:
+    """Find, read and check the ground-truth table of a search space.
+
+    Args:
+        space: `nb201` or `macro`. True accuracies are the columns `cifar10_test_acc` and `mean_acc`.
+        path: The table, or a directory to look for it in; for nb201 also a folder of NATS-Bench records. By default
+            the directory that the environment variable `CONDNET_DATA` names, then the cache of earlier downloads.
+        dataset: The data set that the predictions were made on; all tables are of `cifar10`.
+        download: Fetch the macro table if it is not found.
+
+    Raises:
+        ValueError: If there is no table, or it is broken, incomplete in a row, or of another space or data set.
+    """
+    search_space = get_space(space)
+    if dataset != 'cifar10':
+        raise ValueError(f'there is no {space} table of the data set {dataset!r}; expected cifar10')
+    source = _find_table(space, path, download)
+    try:
+        rows, digest = _read_table(search_space, source)
+    except OSError as error:
+        raise ValueError(f'cannot read the {space} table {source}: {error.strerror}') from error
+    _check_rows(search_space, rows, source)
+    rows.sort()
+    indices, accuracy, params, flops = (np.array(column) for column in zip(*rows, strict=True))
+    return BenchmarkTable(space, dataset, indices, accuracy, params, flops, path=str(source), sha256=digest)
+
+
+# Finding a table
+
+
+def _find_table(space: str, path: 'str | os.PathLike[str] | None', download: bool) -> Path:
+    name = FILE_NAMES[space]
+    if path is not None:
+        if Path(path).is_file():
+            return Path(path)
+        if not Path(path).is_dir():
+            raise ValueError(f'no such benchmark table: {path}; expected {name} or a directory that holds it')
+        found = _look_in(Path(path), space)
+        if found is None:
+            raise ValueError(f'no {name} in {path}, nor in its benchmarks folder; {_HOW_TO_GET[space]}')
+        return found
+    directory = os.environ.get(DATA_VARIABLE)
+    found = _look_in(Path(directory), space) if directory else None
+    cached = Path(torch.hub.get_dir(), 'condnet', name)
+    if found is not None or cached.is_file():
+        return found or cached
+    if download and space == 'macro':
+        return _download_macro(cached)
+    place = f'{directory} ({DATA_VARIABLE}) holds no {name}' if directory else f'{DATA_VARIABLE} is not set'
+    raise ValueError(f'no {space} table: no path given and {place}; {_HOW_TO_GET[space]}')
+
+
+def _look_in(directory: Path, space: str) -> Path | None:
+    if space == 'nb201' and _record_files(directory):
+        return directory
+    candidates = (directory / FILE_NAMES[space], directory / 'benchmarks' / FILE_NAMES[space])
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _download_macro(target: Path) -> Path:
+    """Fetch NAS-Bench-Macro; torch writes to a temporary file, checks the digest, and only then renames it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(MACRO_URL, str(target), hash_prefix=MACRO_SHA256, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f'cannot download {MACRO_URL}: {error}') from error
+    return target
+
+
+# Reading a table
+
+
+def _read_table(space: SearchSpace, source: Path) -> tuple[list[_Row], str]:
+    if source.is_dir():
+        files = _record_files(source)
+        rows = [_nb201_row(space, record, str(file)) for file, record in _read_records(space, files)]
+        return rows, _sha256(file.read_bytes() for file in files)
+    data = source.read_bytes()
+    read = _read_macro if space.name == 'macro' else _read_nb201
+    try:
+        text = data.decode('utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{source} is not a text file; expected a table like {FILE_NAMES[space.name]}') from error
+    return read(space, text, source), _sha256([data])
+
+
+def _sha256(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _read_nb201(space: SearchSpace, text: str, source: Path) -> list[_Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=''))
+    try:
+        _check_columns(reader.fieldnames or (), _NEEDED, source)
+        return [_nb201_row(space, row, f'{source}, line {reader.line_num}') for row in reader]
+    except csv.Error as error:
+        raise ValueError(f'{source} is not a CSV file: {error}') from error
+
+
+def _nb201_row(space: SearchSpace, row: dict[str, str], where: str) -> _Row:
+    try:
+        index, accuracy = int(row['index']), float(row['cifar10_test_acc'])
+        params, flops = (round(float(row[key]) * 1e6) for key in ('params_MB', 'flops_M'))
+        official = space.index(row['arch_str'] or '')
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f'{where}: {error}') from error
+    if index != official:
+        raise ValueError(f'{where}: index {index} of {row["arch_str"]}; expected its official index {official}')
+    return _Row(index, accuracy, params, flops)
+
+
+def _read_macro(space: SearchSpace, text: str, source: Path) -> list[_Row]:
+    if 'cifar100' in source.name.lower():
+        raise ValueError(f'{source} is a table of another data set, by its name; expected cifar10')
+    try:
+        # A repeated key would silently win over the first one, so objects are kept as lists of pairs.
+        entries = json.loads(text, object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{source} is not a JSON file: {error}') from error
+    if not isinstance(entries, _Pairs):
+        raise ValueError(f'{source} holds a {type(entries).__name__}; expected an object with architectures as keys')
+    return [_macro_row(space, arch, entry, f'{source}, {arch!r}') for arch, entry in entries]
+
+
+class _Pairs(list):
+    """The members of a JSON object, in order."""
+
+
+def _macro_row(space: SearchSpace, arch: str, entry: Any, where: str) -> _Row:
+    if not isinstance(entry, _Pairs):
+        raise ValueError(f'{where}: {str(entry)[:40]!r}; expected an object with mean_acc, params and flops')
+    values = dict(entry)
+    if len(values) != len(entry):
+        raise ValueError(f'{where}: a key is repeated; expected each once')
+    _check_columns(values, ('mean_acc', 'params', 'flops'), where)
+    try:
+        params, flops = operator.index(values['params']), operator.index(values['flops'])
+        return _Row(space.index(arch), float(values['mean_acc']), params, flops)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{where}: {error}') from error
+
+
+def _check_columns(present: Iterable[str], expected: tuple[str, ...], where: 'str | Path') -> None:
+    missing = [name for name in expected if name not in present]
+    if missing:
+        raise ValueError(f'{where} lacks {", ".join(missing)}; expected {", ".join(expected)}')
+
+
+def _check_rows(space: SearchSpace, rows: list[_Row], source: Path) -> None:
+    """What holds for the tables of all spaces."""
+    if not rows:
+        raise ValueError(f'{source} holds no architecture; expected a row for each')
+    index, count = Counter(row.number for row in rows).most_common(1)[0]
+    if count > 1:
+        arch = space.format(space.parse(index))
+        raise ValueError(f'{source} holds architecture {arch} (index {index}) {count} times; expected it once')
+    for row in rows:
+        if not 0 <= row.accuracy <= 100:  # true for NaN as well
+            raise ValueError(f'{source}: accuracy {row.accuracy} of index {row.number}; expected a percentage')
+        if not (0 < row.params < 1 << 50 and 0 < row.flops < 1 << 50):
+            raise ValueError(f'{source}: {row.params:.3g} parameters, {row.flops:.3g} FLOPs of index {row.number}')
+    # Another data set means another classifier, which shows in every parameter count.
+    surplus = {row.params - space.cost(row.number).params for row in rows}
+    if len(surplus) == 1 and surplus != {0}:
+        extra = surplus.pop()
+        raise ValueError(f'{source}: every parameter count is off by {extra:+}; expected those of cifar10 networks')
+
+
+# NATS-Bench records: bz2-compressed pickles, one a network
+
+_MAX_RECORD = 16 << 20  # bytes of a decompressed record; the official ones have about 0.3 MB
+_SCALAR_FORMATS = {'f4': '<f', 'f8': '<d', 'i4': '<i', 'i8': '<q'}
+_ACCURACY_COLUMNS = {  # column: data set of the training, and data it was evaluated on
+    'cifar10_valid_acc': ('cifar10-valid', 'x-valid'),
+    'cifar10_test_acc': ('cifar10', 'ori-test'),
+    'cifar100_valid_acc': ('cifar100', 'x-valid'),
+    'cifar100_test_acc': ('cifar100', 'x-test'),
+    'ImageNet16-120_valid_acc': ('ImageNet16-120', 'x-valid'),
+    'ImageNet16-120_test_acc': ('ImageNet16-120', 'x-test'),
+}
+_NB201_COLUMNS = ('index', 'arch_str', *_ACCURACY_COLUMNS, 'params_MB', 'flops_M', 'n_seeds')
+
+
+def convert_nats(source_dir: 'str | os.PathLike[str]', output_csv: 'str | os.PathLike[str]') -> int:
+    """Turn the official folder of NATS-Bench's topology space into a table; a part of it gives a part of the table.
+
+    Accuracies are those after the last of 200 epochs, averaged over the seeds, in percent.
+
+    Args:
+        source_dir: The unpacked `NATS-tss-v1_0-3ffb9-simple`.
+        output_csv: What to write, in one step: it is complete or not there.
+
+    Returns:
+        Number of architectures.
+
+    Raises:
+        ValueError: If the folder holds no records, or one that is broken, dangerous, or of another space.
+    """
+    files = _record_files(Path(source_dir))
+    if not files:
+        raise ValueError(f'no NATS-Bench records in {source_dir}; expected a folder of files like 000000.pickle.pbz2')
+    space, text = get_space('nb201'), io.StringIO()
+    writer = csv.DictWriter(text, _NB201_COLUMNS, lineterminator='\n')
+    writer.writeheader()
+    rows = []
+    for file, record in _read_records(space, files):
+        rows.append(_nb201_row(space, record, str(file)))
+        writer.writerow(record)
+    _check_rows(space, rows, Path(source_dir))
+    target = Path(output_csv)
+    temporary = target.with_name(f'.{target.name}.{os.getpid()}')
+    try:
+        temporary.write_text(text.getvalue(), encoding='utf-8')
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return len(files)
+
+
+def _record_files(directory: Path) -> list[Path]:
+    return sorted(directory.glob('[0-9]*.pickle.pbz2'))
+
+
+def _read_records(space: SearchSpace, files: list[Path]) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Rows of the table, as text, for one record after the other."""
+    for file in files:
+        record = _safe_unpickle(file)
+        try:
+            row = _record_row(record['200'])
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise ValueError(f'{file} is not a NATS-Bench topology record: {error!r}') from error
+        if file.name != f'{row["index"]:0>6}.pickle.pbz2':
+            raise ValueError(f'{file} holds architecture {row["index"]!r}; expected the one in its name')
+        yield file, row
+
+
+def _record_row(result: dict[str, Any]) -> dict[str, str]:
+    """A row from what 200 epochs of training gave."""
+    runs = result['all_results']
+    row = {'index': str(result['arch_index']), 'arch_str': str(result['arch_str'])}
+    for column, (dataset, evaluated_on) in _ACCURACY_COLUMNS.items():
+        seeds = [run for (name, _), run in runs.items() if name == dataset]
+        accuracies = [run['eval_acc1es'][f'{evaluated_on}@{run["epochs"] - 1}'] for run in seeds]
+        row[column] = f'{sum(accuracies) / len(accuracies):.6f}'
+    cifar10 = [run for (name, _), run in runs.items() if name == 'cifar10']
+    return row | {
+        'params_MB': str(cifar10[0]['params']),
+        'flops_M': str(cifar10[0]['flop']),
+        'n_seeds': str(len(cifar10)),
+    }
+
+
+def _safe_unpickle(file: Path) -> Any:
+    try:
+        with bz2.open(file) as stream:
+            data = stream.read(_MAX_RECORD + 1)
+    except (OSError, EOFError) as error:
+        raise ValueError(f'cannot decompress {file}: {error}') from error
+    if len(data) > _MAX_RECORD:
+        raise ValueError(f'{file} decompresses to more than {_MAX_RECORD} bytes; expected a NATS-Bench record')
+    try:
+        return _RecordUnpickler(io.BytesIO(data)).load()
+    except Exception as error:  # a broken pickle can raise anything
+        raise ValueError(f'cannot unpickle {file}: {error}') from error
+
+
+class _NumpyType:
+    """Stands in for a numpy data type, so that no code of numpy runs on what a file says."""
+
+    __slots__ = ('format',)
+
+    def __init__(self, code: str):
+        self.format = _SCALAR_FORMATS[code]
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] != '<':
+            raise ValueError(f'numbers in byte order {state[1]!r}; expected little-endian ones')
+
+
+def _numpy_type(code: str, *_: object) -> _NumpyType:
+    return _NumpyType(code)
+
+
+def _numpy_scalar(dtype: _NumpyType, data: bytes) -> float:
+    return struct.unpack(dtype.format, data)[0]
+
+
+class _RecordUnpickler(pickle.Unpickler):
+    """Reads numbers, strings and containers; every other name in the file is an error, and nothing is imported."""
+
+    _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
+        ('collections', 'OrderedDict'): dict,
+        ('numpy', 'dtype'): _numpy_type,
+        ('numpy.core.multiarray', 'scalar'): _numpy_scalar,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._KNOWN:
+            raise ValueError(f'it asks for {module + "." + name!r}, which no NATS-Bench record needs; it was not run')
+        return self._KNOWN[module, name]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert NATS-Bench records to a table; the exit code is 0, or 1 after an error."""
+    parser = argparse.ArgumentParser(prog='python -m condnet.benchmarks', description='Convert NATS-Bench to CSV.')
+    parser.add_argument('source', help='the unpacked folder NATS-tss-v1_0-3ffb9-simple')
+    parser.add_argument('output', help=f'the table to write, such as {FILE_NAMES["nb201"]}')
+    args = parser.parse_args(argv)
+    try:
+        count = convert_nats(args.source, args.output)
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    print(f'wrote {count} of {len(get_space("nb201"))} architectures to {args.output}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Checkpoints on disk: training state of timm's saver, and model folders as they go to the Hub."""
+
+import argparse
+import copy
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import save_for_hf
+from torch import nn
+
+from condnet.models.supernet import check_state_dict, state_dict_is_split
+
+WEIGHTS_NAME = 'model.safetensors'
+
+
+def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that `train.py` wrote. Nothing in it is executed.
+
+    Raises:
+        ValueError: If the file is missing, damaged, or no such checkpoint.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f'no checkpoint file at {path}')
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch raises whatever a damaged or hostile file leads it to
+        raise ValueError(f'cannot read the checkpoint {path}: it is damaged, or holds more than tensors') from error
+    missing = {'epoch', 'args', 'state_dict', 'task_state', 'optimizer'} - set(checkpoint if isinstance(checkpoint, dict) else ())
+    if missing:
+        raise ValueError(f'{path} is no training checkpoint of condnet: it lacks {", ".join(sorted(missing))}')
+    return checkpoint
+
+
+def load_model(path: str | Path) -> nn.Module:
+    """Build the model of a checkpoint, with its weights, on the CPU.
+
+    Args:
+        path: A training checkpoint (`.pth.tar`), or a folder with `model.safetensors` and `config.json`.
+
+    Raises:
+        ValueError: If it is missing, damaged, or does not fit the model it names.
+    """
+    return _load_folder(Path(path)) if Path(path).is_dir() else _load_training_model(path)
+
+
+def _load_training_model(path: str | Path) -> nn.Module:
+    checkpoint = read_training_checkpoint(path)
+    args = checkpoint['args']
+    state_dict = checkpoint['state_dict']
+    kwargs = {**args.model_kwargs, 'split': True} if state_dict_is_split(state_dict) else args.model_kwargs
+    model = _create_model(args.model, kwargs, path)
+    check_state_dict(state_dict, model)
+    model.load_state_dict(state_dict)
+    return model
+
+
+def _load_folder(path: Path) -> nn.Module:
+    for name in (WEIGHTS_NAME, 'config.json'):
+        if not (path / name).is_file():
+            raise ValueError(f'{path} is no model folder: it lacks {name}')
+    try:
+        architecture = json.loads((path / 'config.json').read_text())['architecture']
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f'{path}/config.json is damaged, or names no architecture') from error
+    if not timm.is_model(architecture):
+        raise ValueError(f'{path} holds the model {architecture!r}, which neither timm nor condnet knows')
+    return _create_model(f'local-dir:{path}', {'pretrained': True}, path)
+
+
+def _create_model(name: str, kwargs: dict[str, Any], path: str | Path) -> nn.Module:
+    try:
+        return timm.create_model(name, **kwargs)
+    except ValueError:
+        raise
+    except Exception as error:  # safetensors and timm each have their own
+        raise ValueError(f'cannot load {path}: {str(error).splitlines()[0]}') from error
+
+
+def save_model(model: nn.Module, folder: str | Path) -> None:
+    """Write a model as it goes to the Hub: `model.safetensors` and `config.json`.
+
+    Parameters are stored in half precision and BatchNorm statistics in full. timm and condnet load them into fp32.
+    """
+    half = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    for parameter in half.parameters():
+        parameter.data = parameter.data.half()
+    save_for_hf(half, str(folder), safe_serialization=True)
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a checkpoint; of a model folder, that of its weights."""
+    file = Path(path) / WEIGHTS_NAME if Path(path).is_dir() else Path(path)
+    digest = hashlib.sha256()
+    with file.open('rb') as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b''):
+            digest.update(chunk)
+    return digest.hexdigest()

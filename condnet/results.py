@@ -1,0 +1,164 @@
+"""Results files: predictions as CSV, a summary as JSON, a scatter plot, and the table in the README.
+
+A CSV holds index and prediction only. The truth is joined when it is read.
+"""
+
+import argparse
+import csv
+import io
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from condnet.benchmarks import BenchmarkTable
+from condnet.metrics import summarize
+from condnet.ranking import Prediction
+
+_FIELDS = ('index', 'accuracy', 'loss')
+TABLE_START, TABLE_END = '<!-- results: start -->', '<!-- results: end -->'
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f'.{path.name}.tmp')
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_predictions(path: Path, predictions: list[Prediction]) -> None:
+    """Write predictions as CSV, in order of the official index. Reading gives the same numbers back."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(_FIELDS)
+    for prediction in sorted(predictions, key=lambda prediction: prediction.index):
+        writer.writerow((prediction.index, repr(prediction.accuracy), repr(prediction.loss)))
+    write_atomically(path, text.getvalue().encode())
+
+
+def read_predictions(path: str | Path) -> list[Prediction]:
+    """Read what `write_predictions` wrote.
+
+    Raises:
+        ValueError: If it is something else, or an architecture stands there twice.
+    """
+    with Path(path).open(newline='') as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != _FIELDS:
+            raise ValueError(f'{path} holds no predictions: columns {reader.fieldnames}, expected {", ".join(_FIELDS)}')
+        try:
+            rows = [Prediction(int(row['index']), float(row['accuracy']), float(row['loss'])) for row in reader]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'{path} is damaged: {error}') from error
+    if len({row.index for row in rows}) != len(rows):
+        raise ValueError(f'{path} is damaged: it predicts an architecture twice')
+    return rows
+
+
+def summarize_predictions(predictions: list[Prediction], table: BenchmarkTable) -> dict[str, Any]:
+    """Every metric of predictions by accuracy, by negative loss, and of the trivial baselines."""
+    predictions = sorted(predictions, key=lambda prediction: prediction.index)
+    truth = table.select([prediction.index for prediction in predictions])
+    return summarize(
+        np.array([prediction.accuracy for prediction in predictions]),
+        np.array([prediction.loss for prediction in predictions]),
+        truth.accuracy,
+        truth.params,
+        truth.flops,
+    )
+
+
+def plot_predictions(path: Path, predictions: list[Prediction], table: BenchmarkTable, summary: dict[str, Any]) -> None:
+    """Scatter plot of prediction against truth, by accuracy and by loss (PNG)."""
+    from matplotlib.figure import Figure  # slow to import, and without pyplot no display is asked for
+
+    truth = table.select([prediction.index for prediction in predictions])
+    figure = Figure(figsize=(9, 4.2), layout='constrained')
+    axes = figure.subplots(1, 2, sharey=True)
+    series = {
+        'accuracy': ('predicted accuracy (%)', [prediction.accuracy for prediction in predictions]),
+        'loss': ('predicted loss', [prediction.loss for prediction in predictions]),
+    }
+    for ax, (name, (label, values)) in zip(axes, series.items(), strict=True):
+        points = ax.scatter(values, truth.accuracy, c=truth.flops / 1e6, s=14, cmap='viridis', linewidths=0)
+        tau = summary[name]['kendall_tau']
+        ax.set(xlabel=label, title=f'Kendall tau {tau:.2f}' if tau is not None else 'one architecture')
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel('true accuracy (%)')
+    axes[1].invert_xaxis()  # better to the right, as on the left
+    figure.colorbar(points, ax=axes, label='FLOPs (M)')
+    kind = 'split' if summary.get('split') else 'unsplit'
+    figure.suptitle(f'{summary.get("model", "")} {summary.get("space", "")}, {kind}, {len(predictions)} architectures')
+    stream = io.BytesIO()
+    figure.savefig(stream, format='png', dpi=110)
+    write_atomically(path, stream.getvalue())
+
+
+def format_table(folder: str | Path) -> str:
+    """The results table of the README (Markdown), from all summaries in a folder."""
+    rows = [
+        '| results | trained | weights | archs | KT all (accuracy) | KT all (loss) | KT all (FLOPs) | KT 50 (accuracy) '
+        '| top-1 / 5 / 10 (accuracy) | top-1 / 5 / 10 (loss) | improvement 1 (accuracy / loss) |',
+        '|' + '---|' * 11,
+    ]
+    for path in sorted(Path(folder).glob('*.json')):
+        summary = json.loads(path.read_text())
+        by, loss = summary['accuracy'], summary['loss']
+        rows.append(
+            f'| [{path.stem}](results/{path.stem}.csv) | {summary.get("training", "")} '
+            f'| {"split" if summary["split"] else "shared"} | {summary["num_archs"]} '
+            f'| {_number(by["kendall_tau"])} | {_number(loss["kendall_tau"])} | {_number(summary["flops"]["kendall_tau"])} '
+            f'| {_number(by["kendall_tau_50"])} | {_tops(by)} | {_tops(loss)} '
+            f'| {_number(by["improvement1"])} / {_number(loss["improvement1"])} |'
+        )
+    return '\n'.join(rows)
+
+
+def _number(value: float | None) -> str:
+    return '-' if value is None or math.isnan(value) else f'{value:.2f}'
+
+
+def _tops(metrics: dict[str, float]) -> str:
+    return ' / '.join(_number(metrics[name]) for name in ('top1', 'top5', 'top10'))
+
+
+def update_readme(readme: Path, folder: Path) -> bool:
+    """Put the results table between its marks in the README; whether it changed anything.
+
+    Raises:
+        ValueError: If the marks are missing.
+    """
+    text = readme.read_text()
+    start, end = text.find(TABLE_START), text.find(TABLE_END)
+    if start < 0 or end < start:
+        raise ValueError(f'{readme} lacks the marks {TABLE_START} and {TABLE_END}')
+    updated = f'{text[:start]}{TABLE_START}\n{format_table(folder)}\n{text[end:]}'
+    if updated != text:
+        write_atomically(readme, updated.encode())
+    return updated != text
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the README's results table (`python -m condnet.results`)."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument('--readme', type=Path, default=Path('README.md'))
+    parser.add_argument('--results', type=Path, default=Path('results'))
+    args = parser.parse_args(argv)
+    try:
+        changed = update_readme(args.readme, args.results)
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    print(f'{args.readme}: {"updated" if changed else "up to date"}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

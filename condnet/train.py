@@ -1,0 +1,270 @@
+"""Training of super-networks and stand-alone networks: the `condnet-train` command, also reached as `train.py`."""
+
+import argparse
+import csv
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import yaml
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import CheckpointSaver, ParseKwargs, setup_default_logging, update_summary
+from torch import nn
+
+from condnet.checkpoint import read_training_checkpoint
+from condnet.data import InMemoryLoader, check_size, load_images, withheld_indices
+from condnet.engine import evaluate_fixed_archs, train_one_epoch
+from condnet.models import Supernet
+from condnet.ranking import EvaluationData, evaluation_data
+from condnet.recipes import find_recipe
+from condnet.task import SupernetTask
+
+_logger = logging.getLogger('train')
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Flags of the command. A recipe sets defaults, a flag overrides its recipe."""
+    parser = argparse.ArgumentParser('condnet-train', description=__doc__, allow_abbrev=False)
+    parser.add_argument('-c', '--config', metavar='RECIPE', help='recipe: name of a packaged one, or path of a YAML file')
+    parser.add_argument('--data-dir', help='directory with CIFAR-10, or with another data set of small images')
+    parser.add_argument('--download', action='store_true', help='download CIFAR-10 into --data-dir if it is not there')
+    parser.add_argument('--output', default='output/train', help='directory of checkpoints and summary.csv')
+    group = parser.add_argument_group('model')
+    group.add_argument('--model', default='nb201_cond_supernet', help='name of a timm model')
+    group.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, help='space=no_zero, arch=..., ...')
+    group.add_argument('--channels-last', action=argparse.BooleanOptionalAction, default=True, help='memory layout')
+    group.add_argument('--device', default='cpu', help='device to train on')
+    group = parser.add_argument_group('schedule')
+    group.add_argument('--epochs', type=int, default=250, help='epochs of the schedule')
+    group.add_argument('--split-epoch', type=int, default=0, help='split after so many epochs; 0 for never')
+    group.add_argument('--stop-epoch', type=int, default=0, help='stop after so many epochs; the schedule runs on to --epochs')
+    group.add_argument('--resume', metavar='CHECKPOINT', help='continue from this checkpoint; with --split-epoch also '
+                       'an unsplit one with a split')  # fmt: skip
+    group.add_argument('--keep-epochs', type=int, nargs='*', default=[], help='keep the checkpoints after so many epochs')
+    group.add_argument('--batch-size', type=int, default=256)
+    group.add_argument('--seed', type=int, default=0, help='seed of weights, architectures, data order, augmentation')
+    group = parser.add_argument_group('optimizer')
+    group.add_argument('--opt', default='momentum', help="timm optimizer (timm's 'sgd' is Nesterov, 'momentum' is not)")
+    group.add_argument('--lr', type=float, default=0.025)
+    group.add_argument('--min-lr', type=float, default=1e-5)
+    group.add_argument('--sched', default='cosine', help='timm scheduler, stepped once per epoch')
+    group.add_argument('--momentum', type=float, default=0.9)
+    group.add_argument('--weight-decay', type=float, default=3e-4, help='not on BatchNorm and biases')
+    group.add_argument('--model-ema', action='store_true', help='also average the weights')
+    group.add_argument('--model-ema-decay', type=float, default=0.9998)
+    group = parser.add_argument_group('validation during training, of a fixed sample of architectures')
+    group.add_argument('--eval-interval', type=int, default=1, help='every so many epochs; 0 for never')
+    group.add_argument('--eval-archs', type=int, default=4, help='architectures (drawn with seed 0)')
+    group.add_argument('--eval-batches', type=int, default=4, help='calibration batches of 256')
+    group.add_argument('--eval-images', type=int, default=1000, help='withheld images')
+    group.add_argument('--log-interval', type=int, default=50, help='batches between lines of the log')
+    return parser
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read recipe and flags.
+
+    Raises:
+        ValueError: If the recipe or a value makes no sense.
+    """
+    parser = make_parser()
+    config = parser.parse_known_args(argv)[0].config
+    if config:
+        recipe = yaml.safe_load(find_recipe(config).read_text())
+        known = {action.dest for action in parser._actions}
+        unknown = sorted(set(recipe) - known) if isinstance(recipe, dict) else [str(recipe)]
+        if unknown:
+            raise ValueError(f'recipe {config}: unknown setting {unknown[0]!r}')
+        parser.set_defaults(**recipe)
+    args = parser.parse_args(argv)
+    _check_args(args)
+    return args
+
+
+def _check_args(args: argparse.Namespace) -> None:
+    if not args.data_dir:
+        raise ValueError('--data-dir is missing; with --download, CIFAR-10 is fetched into it')
+    for name in ('epochs', 'batch_size', 'eval_archs', 'eval_batches', 'eval_images', 'log_interval'):
+        if getattr(args, name) < 1:
+            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
+    for name, last in (('split_epoch', args.epochs - 1), ('stop_epoch', args.epochs)):
+        if not 0 <= getattr(args, name) <= last:
+            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected 1..{last} for --epochs '
+                             f'{args.epochs}, or 0 for never')  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train; returns the exit status."""
+    setup_default_logging()
+    try:
+        train(parse_args(argv))
+    except (ValueError, OSError) as error:
+        print(f'condnet-train: error: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+def train(args: argparse.Namespace) -> None:
+    """Run a training, as `parse_args` describes it.
+
+    Raises:
+        ValueError: If settings, data and checkpoint do not fit together. Nothing is written then.
+    """
+    device = torch.device(args.device)
+    checkpoint = read_training_checkpoint(args.resume) if args.resume else None
+    task, optimizer, scheduler = create_training(args, device)
+    start_epoch = resume(task, optimizer, scheduler, checkpoint, args) if checkpoint else 0
+    batches, data = create_data(args, task.model, device)
+    output = prepare_output(args, start_epoch)
+    saver = CheckpointSaver(task.model, optimizer, args, checkpoint_dir=str(output), max_history=1, task=task)
+    archs = fixed_archs(task.model, args.eval_archs)
+    for epoch in range(start_epoch, min(args.epochs, args.stop_epoch or args.epochs)):
+        if 0 < epoch == args.split_epoch and not task.get_task_state()['split']:
+            task.split(optimizer)
+            _logger.info(f'split: {task.model.num_weight_sets} weight sets')
+        lr = optimizer.param_groups[0]['lr']
+        batches.set_epoch(epoch)
+        metrics = train_one_epoch(task, optimizer, batches, epoch, len(batches), args.log_interval)
+        scheduler.step(epoch + 1)
+        due = args.eval_interval and ((epoch + 1) % args.eval_interval == 0 or epoch == args.epochs - 1)
+        eval_metrics = evaluate_fixed_archs(task, archs, data) if due else dict.fromkeys(_EVAL_METRICS, '')
+        saver.save_checkpoint(epoch)
+        if epoch + 1 in args.keep_epochs:
+            saver.save_milestone(epoch + 1)
+        update_summary(epoch, metrics, eval_metrics, output / 'summary.csv', lr=lr)
+        _logger.info(f'epoch {epoch} done: {json.dumps(metrics | eval_metrics)}')
+
+
+_EVAL_METRICS = ('loss', 'accuracy', 'seconds')
+
+
+def create_training(
+    args: argparse.Namespace, device: torch.device
+) -> tuple[SupernetTask, torch.optim.Optimizer, Scheduler]:
+    """Model in its task, optimizer and scheduler, all as before the first step."""
+    torch.manual_seed(args.seed)
+    kwargs = dict(args.model_kwargs)
+    if kwargs.pop('split', False):
+        raise ValueError('a training starts unsplit; use --split-epoch instead of the model argument split')
+    try:
+        model = timm.create_model(args.model, **kwargs)
+    except (RuntimeError, TypeError) as error:  # unknown model, unknown argument
+        raise ValueError(f'cannot build the model {args.model!r}: {error}') from error
+    if args.split_epoch and not isinstance(model, Supernet):
+        raise ValueError(f'--split-epoch needs a super-network, {args.model} is none')
+    model.to(device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
+    task = SupernetTask(model, args.seed, device)
+    optimizer = create_optimizer_v2(
+        model, args.opt, lr=args.lr, weight_decay=args.weight_decay, momentum=args.momentum
+    )
+    scheduler, _ = create_scheduler_v2(optimizer, args.sched, num_epochs=args.epochs, min_lr=args.min_lr)
+    if args.model_ema:
+        task.setup_ema(decay=args.model_ema_decay)
+    return task, optimizer, scheduler
+
+
+# What must be the same for a resumed training to be the one that was interrupted.
+_SAME = ('model', 'model_kwargs', 'epochs', 'batch_size', 'seed', 'opt', 'lr', 'min_lr', 'sched', 'momentum',
+         'weight_decay', 'model_ema', 'model_ema_decay', 'channels_last')  # fmt: skip
+
+
+def resume(
+    task: SupernetTask,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Scheduler,
+    checkpoint: dict[str, Any],
+    args: argparse.Namespace,
+) -> int:
+    """Continue a checkpoint.
+
+    Returns:
+        The epoch to go on with.
+
+    Raises:
+        ValueError: If the checkpoint is of another training, or the split does not fit it.
+    """
+    before = vars(checkpoint['args'])
+    for name in _SAME:
+        if before.get(name) != getattr(args, name):
+            raise ValueError(
+                f'{args.resume} was trained with {name} {before.get(name)!r}, not {getattr(args, name)!r}; a resumed '
+                f'training keeps it'
+            )
+    start_epoch, is_split = checkpoint['epoch'] + 1, checkpoint['task_state']['split']
+    if is_split and before.get('split_epoch') != args.split_epoch:
+        raise ValueError(f'{args.resume} was split at epoch {before.get("split_epoch")}, not {args.split_epoch}')
+    if not is_split and 0 < args.split_epoch < start_epoch:
+        raise ValueError(f'{args.resume} has trained {start_epoch} epochs unsplit, it is too late to split at {args.split_epoch}')
+    if is_split:
+        task.split(optimizer)
+    try:
+        task.load_checkpoint_state(checkpoint['state_dict'], checkpoint['task_state'])
+        if args.model_ema:
+            task.load_checkpoint_state(checkpoint['state_dict_ema'], ema=True)
+        optimizer.load_state_dict(checkpoint['optimizer'])
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f'{args.resume} does not fit {args.model}: {str(error).splitlines()[0]}') from error
+    scheduler.step(start_epoch)
+    return start_epoch
+
+
+def create_data(args: argparse.Namespace, model: nn.Module, device: torch.device) -> tuple[InMemoryLoader, EvaluationData]:
+    """Batches to train on, and the data of the check after an epoch."""
+    images = load_images(args.data_dir, train=True, download=args.download)
+    config = model.pretrained_cfg
+    check_size(images, config['input_size'])
+    trained, _ = withheld_indices(images.targets)
+    if len(trained) < args.batch_size:
+        raise ValueError(f'{args.data_dir} has {len(trained)} training images, fewer than a batch of {args.batch_size}')
+    batches = InMemoryLoader(
+        images.select(trained),
+        args.batch_size,
+        config['mean'],
+        config['std'],
+        seed=args.seed,
+        device=device,
+        channels_last=args.channels_last,
+    )
+    data = evaluation_data(
+        images, config, args.eval_batches, args.eval_images, device=device, channels_last=args.channels_last
+    )
+    return batches, data
+
+
+def fixed_archs(model: nn.Module, num: int) -> list:
+    """The sample of architectures that is validated while a super-network trains."""
+    return model.space.sample_distinct(min(num, len(model.space)), seed=0) if isinstance(model, Supernet) else []
+
+
+def prepare_output(args: argparse.Namespace, start_epoch: int) -> Path:
+    """Make the output directory; of the summary of an earlier run keep what the resumed one does not write again.
+
+    Raises:
+        ValueError: If another training is there.
+    """
+    output, last = Path(args.output), Path(args.output) / 'last.pth.tar'
+    if last.exists() and not (args.resume and Path(args.resume).resolve().parent == output.resolve()):
+        raise ValueError(f'{output} holds a training; continue it with --resume {last}, or choose another --output')
+    output.mkdir(parents=True, exist_ok=True)
+    summary = output / 'summary.csv'
+    if summary.exists():
+        with summary.open(newline='') as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+        kept = [row for row in rows if row and int(row[0]) < start_epoch]
+        temporary = summary.with_suffix('.tmp')
+        with temporary.open('w', newline='') as file:
+            csv.writer(file).writerows([header, *kept])
+        os.replace(temporary, summary)
+    (output / 'args.yaml').write_text(yaml.safe_dump(vars(args)))
+    return output
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""Rank architectures with a trained super-network: the `condnet-validate` command, also reached as `validate.py`."""
+
+import argparse
+import json
+import logging
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.utils import setup_default_logging
+from tqdm import tqdm
+
+import condnet
+from condnet.benchmarks import BenchmarkTable, load_benchmark
+from condnet.checkpoint import load_model, sha256
+from condnet.data import check_size, load_images
+from condnet.models import Supernet
+from condnet.ranking import CALIBRATION_BATCH_SIZE, EvaluationData, Prediction, evaluation_data, predict
+from condnet.results import plot_predictions, summarize_predictions, write_atomically, write_predictions
+from condnet.spaces import Arch
+
+_logger = logging.getLogger('validate')
+_AMP_DTYPES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Flags of the command."""
+    parser = argparse.ArgumentParser('condnet-validate', description=__doc__, allow_abbrev=False)
+    parser.add_argument('--checkpoint', required=True, help='training checkpoint, or folder of a model')
+    parser.add_argument('--model', help='refuse a checkpoint of another model')
+    parser.add_argument('--data-dir', required=True, help='directory with the data set that it was trained on')
+    parser.add_argument('--download', action='store_true', help='download what is missing: CIFAR-10, benchmark table')
+    parser.add_argument('--benchmark', help='ground truth: file or directory (default: look into $CONDNET_DATA)')
+    parser.add_argument('--results-file', default='output/ranking.csv', help='predictions; a .json and a .png beside it')
+    group = parser.add_argument_group('architectures')
+    group.add_argument('--num-archs', default='200', help="how many random ones, or 'all'")
+    group.add_argument('--archs', nargs='*', help='these instead: official strings or indices')
+    group.add_argument('--seed', type=int, default=0, help='seed of the random ones')
+    group = parser.add_argument_group('evaluation')
+    group.add_argument('--calib-batches', type=int, default=20, help='BatchNorm calibration batches of 256')
+    group.add_argument('--calib-momentum', type=float, help="do not reset the statistics, and move them by so much with "
+                       "every batch (the authors' variant: 0.1)")  # fmt: skip
+    group.add_argument('--eval-images', type=int, help='withheld images (default: all, 5,000 of CIFAR-10)')
+    group.add_argument('--batch-size', type=int, default=256, help='validation images per forward pass')
+    group.add_argument('--amp-dtype', choices=_AMP_DTYPES, default='float32', help='data type of the forward passes')
+    group.add_argument('--channels-last', action=argparse.BooleanOptionalAction, default=True, help='memory layout')
+    group.add_argument('--device', default='cpu', help='device to evaluate on')
+    return parser
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the flags.
+
+    Raises:
+        ValueError: If a value makes no sense.
+    """
+    args = make_parser().parse_args(argv)
+    for name in ('calib_batches', 'batch_size', 'eval_images'):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
+    if args.num_archs != 'all' and not args.num_archs.isdigit():
+        raise ValueError(f"--num-archs is {args.num_archs!r}, expected a number or 'all'")
+    if Path(args.results_file).suffix != '.csv':
+        raise ValueError(f'--results-file is {args.results_file!r}, expected a name that ends in .csv')
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Rank; returns the exit status."""
+    setup_default_logging()
+    try:
+        validate(parse_args(argv))
+    except (ValueError, OSError) as error:
+        print(f'condnet-validate: error: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+def validate(args: argparse.Namespace) -> dict[str, Any]:
+    """Rank architectures as `parse_args` describes it, write the results and return their summary.
+
+    Raises:
+        ValueError: If checkpoint, data and table do not fit together. Nothing is written then.
+    """
+    model, data = load_checkpoint_and_data(args)
+    archs = choose_archs(model, args)
+    table = find_table(model, args).select([model.space.index(arch) for arch in archs])
+    started = time.perf_counter()
+    progress = tqdm(predict(model, archs, data), 'ranking', len(archs), disable=not sys.stderr.isatty())
+    predictions = list(log_lines(progress, len(archs)))
+    seconds = time.perf_counter() - started
+    summary = {
+        **summarize_predictions(predictions, table),
+        **provenance(model, args),
+        'seconds_per_architecture': round(seconds / len(archs), 3),
+    }
+    write_results(Path(args.results_file), predictions, table, summary)
+    print(format_summary(summary))
+    return summary
+
+
+def load_checkpoint_and_data(args: argparse.Namespace) -> tuple[Supernet, EvaluationData]:
+    """The super-network of the checkpoint, and what its architectures are evaluated on."""
+    model = load_model(args.checkpoint)
+    name = model.pretrained_cfg['architecture']
+    if args.model and args.model != name:
+        raise ValueError(f'{args.checkpoint} holds the model {name!r}, not {args.model!r}')
+    if not isinstance(model, Supernet):
+        raise ValueError(f'{args.checkpoint} holds the model {name!r}, expected a super-network')
+    device = torch.device(args.device)
+    model.to(device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
+    images = load_images(args.data_dir, train=True, download=args.download)
+    check_size(images, model.pretrained_cfg['input_size'])
+    data = evaluation_data(
+        images,
+        model.pretrained_cfg,
+        args.calib_batches,
+        args.eval_images,
+        device=device,
+        channels_last=args.channels_last,
+        batch_size=args.batch_size,
+        momentum=args.calib_momentum,
+        amp_dtype=_AMP_DTYPES[args.amp_dtype],
+    )
+    return model, data
+
+
+def choose_archs(model: Supernet, args: argparse.Namespace) -> list[Arch]:
+    """The architectures to rank, without repetition, in order of their index."""
+    if args.archs:
+        parsed = {model.space.parse(int(arch) if arch.isdigit() and len(arch) < 8 else arch) for arch in args.archs}
+        return sorted(parsed, key=model.space.index)
+    num = len(model.space) if args.num_archs == 'all' else int(args.num_archs)
+    return model.space.sample_distinct(num, args.seed)
+
+
+def find_table(model: Supernet, args: argparse.Namespace) -> BenchmarkTable:
+    """The benchmark's table of the model's space."""
+    return load_benchmark(model.space.name, args.benchmark, download=args.download)
+
+
+def log_lines(predictions: Any, num: int) -> Any:
+    """Pass predictions on, and leave a line in the log now and then."""
+    started = time.perf_counter()
+    for done, prediction in enumerate(predictions, 1):
+        if done % 20 == 0 or done == num:
+            rate = done / (time.perf_counter() - started)
+            _logger.info(f'{done} of {num} architectures, {rate:.2f} per second, {(num - done) / rate:.0f} s left')
+        yield prediction
+
+
+def provenance(model: Supernet, args: argparse.Namespace) -> dict[str, Any]:
+    """What made a result: model, checkpoint, data, calibration, seed and versions."""
+    return {
+        'model': model.pretrained_cfg['architecture'],
+        'space': str(model.space),
+        'split': model.is_split,
+        'checkpoint': Path(args.checkpoint).name,
+        'checkpoint_sha256': sha256(args.checkpoint),
+        'architectures': 'given' if args.archs else f'{args.num_archs}, drawn with seed {args.seed}',
+        'calibration': {
+            'batches': args.calib_batches,
+            'batch_size': CALIBRATION_BATCH_SIZE,
+            'momentum': args.calib_momentum,
+        },
+        'eval_images': args.eval_images or 'all withheld',
+        'amp_dtype': args.amp_dtype,
+        'channels_last': args.channels_last,
+        'device': args.device,
+        'hardware': f'{platform.machine()}, {torch.get_num_threads()} threads',
+        'versions': {'condnet': condnet.__version__, 'torch': torch.__version__, 'timm': timm.__version__},
+    }
+
+
+def write_results(path: Path, predictions: list[Prediction], table: BenchmarkTable, summary: dict[str, Any]) -> None:
+    """Write predictions (CSV), summary (JSON) and scatter plot (PNG), each whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_predictions(path, predictions)
+    write_atomically(path.with_suffix('.json'), (json.dumps(summary, indent=2) + '\n').encode())
+    plot_predictions(path.with_suffix('.png'), predictions, table, summary)
+    _logger.info(f'wrote {path}, {path.with_suffix(".json").name} and {path.with_suffix(".png").name}')
+
+
+def format_summary(summary: dict[str, Any]) -> str:
+    """A small table of the summary, for the terminal."""
+    lines = [
+        f'{summary["model"]} ({summary["space"]}, {"split" if summary["split"] else "unsplit"}), '
+        f'{summary["num_archs"]} architectures, true accuracy: mean {summary["truth_mean"]:.2f}, '
+        f'best {summary["truth_max"]:.2f}',
+        f'{"ranked by":<12}{"KT all":>9}{"KT 50":>9}{"top-1":>9}{"top-5":>9}{"top-10":>9}{"improvement":>13}',
+    ]
+    for name in ('accuracy', 'loss', 'params', 'flops'):
+        row = summary[name]
+        cells = [row['kendall_tau'], row['kendall_tau_50'], row['top1'], row['top5'], row['top10'], row['improvement1']]
+        texts = ['-' if cell is None else f'{cell:.3f}' for cell in cells]
+        lines.append(f'{name:<12}' + ''.join(f'{text:>9}' for text in texts[:-1]) + f'{texts[-1]:>13}')
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""What several test files need: real data, small models and real training steps."""
+
+import os
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from timm.optim import create_optimizer_v2
+
+import condnet  # noqa: F401  # registers the models
+from condnet.task import SupernetTask
+
+MODELS = ('nb201_cond_supernet', 'macro_cond_supernet')
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    """Bit-identity is claimed for equal threads."""
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope='session')
+def data_dir() -> Path:
+    """Directory of the real data."""
+    if not os.environ.get('CONDNET_DATA'):
+        pytest.skip('needs the real data: set CONDNET_DATA to a directory with cifar10/ and benchmarks/')
+    return Path(os.environ['CONDNET_DATA'])
+
+
+def make_training(name: str, lr: float = 0.025, ema: bool = False, **kwargs):
+    """A super-network in its task, with the optimizer of the recipes."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, **kwargs).to(memory_format=torch.channels_last)
+    task = SupernetTask(model, seed=0)
+    if ema:
+        task.setup_ema(decay=0.9)
+    return task, create_optimizer_v2(model, 'momentum', lr=lr, weight_decay=3e-4, momentum=0.9)
+
+
+def train_step(task, optimizer, images, targets) -> None:
+    """One step as `engine.train_one_epoch` does it."""
+    loss = task(images, targets)['loss']
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    task.update_ema()
+
+
+def random_batch(size: int = 8, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(size, 3, 32, 32, generator=generator).contiguous(memory_format=torch.channels_last)
+    return images, torch.randint(10, (size,), generator=generator)

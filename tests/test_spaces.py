@@ -1,0 +1,124 @@
+"""What an architecture is, checked against the published tables."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from condnet import get_space
+
+BEST = '|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|'
+
+
+@pytest.mark.parametrize(
+    ('name', 'subset', 'size'),
+    [('nb201', 'full', 15625), ('nb201', 'no_zero', 4096), ('nb201', 'only_conv', 64), ('macro', 'full', 6561)],
+)
+def test_iteration_gives_every_architecture_once(name, subset, size):
+    space = get_space(name, subset)
+    archs = list(space)
+    assert len(space) == len(archs) == len(set(archs)) == size
+    assert all(space.parse(arch) == arch for arch in archs[:: max(1, size // 50)])
+
+
+@pytest.mark.parametrize(('name', 'subset'), [('nb201', 'full'), ('nb201', 'only_conv'), ('macro', 'full')])
+def test_tuple_string_and_index_name_the_same_architecture(name, subset):
+    space = get_space(name, subset)
+    indices = set()
+    for arch in space:
+        index = space.index(arch)
+        indices.add(index)
+        assert space.parse(index) == space.parse(space.format(arch)) == space.parse(list(arch)) == arch
+    assert len(indices) == len(space)
+
+
+def test_subsets_keep_the_official_index():
+    arch = (3, 3, 2, 3, 2, 3)
+    assert get_space('nb201', 'only_conv').index(arch) == get_space('nb201').index(arch)
+
+
+def test_all_nb201_architectures_have_the_tables_index_and_cost(data_dir):
+    space = get_space('nb201')
+    with (data_dir / 'benchmarks' / 'nas-bench-201.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 15625
+    for row in rows:
+        cost = space.cost(row['arch_str'])
+        assert space.index(row['arch_str']) == int(row['index'])
+        assert cost.params == round(float(row['params_MB']) * 1e6)
+        assert cost.flops == round(float(row['flops_M']) * 1e6)
+
+
+def test_all_macro_architectures_have_the_tables_cost(data_dir):
+    space = get_space('macro')
+    rows = json.loads((data_dir / 'benchmarks' / 'nas-bench-macro_cifar10.json').read_text())
+    assert len(rows) == 6561
+    for code, row in rows.items():
+        assert (space.cost(code).params, space.cost(code).flops) == (row['params'], row['flops'])
+
+
+def test_contexts_are_numbered_without_gaps():
+    for name, subset in (('nb201', 'full'), ('nb201', 'no_zero'), ('nb201', 'only_conv'), ('macro', 'full')):
+        space = get_space(name, subset)
+        archs = list(space)
+        for decision, predecessors in enumerate(space.predecessors):
+            contexts = {space.context(arch, decision): tuple(arch[p] for p in predecessors) for arch in archs}
+            assert sorted(contexts) == list(range(space.num_contexts(decision)))
+            assert len(set(contexts.values())) == len(contexts)
+
+
+def test_num_contexts_of_the_paper():
+    assert [get_space('nb201').num_contexts(d) for d in range(6)] == [1, 1, 5, 1, 5, 25]
+    assert [get_space('macro').num_contexts(d) for d in range(8)] == [1, 3, 3, 3, 3, 3, 3, 3]
+
+
+def test_sampling_is_uniform_and_repeatable():
+    space = get_space('nb201')
+    draws = [space.sample(torch.Generator().manual_seed(seed)) for seed in range(2000)]
+    assert draws[:20] == [space.sample(torch.Generator().manual_seed(seed)) for seed in range(20)]
+    for decision in range(6):
+        counts = [sum(arch[decision] == operation for arch in draws) for operation in range(5)]
+        assert min(counts) > 320 and max(counts) < 480  # 400 expected, standard deviation 18
+
+
+def test_sample_distinct():
+    space = get_space('nb201', 'only_conv')
+    assert len(set(space.sample_distinct(64))) == 64
+    drawn = get_space('macro').sample_distinct(100, seed=1)
+    indices = [get_space('macro').index(arch) for arch in drawn]
+    assert indices == sorted(indices) and len(set(indices)) == 100
+    assert drawn != get_space('macro').sample_distinct(100, seed=2)
+    with pytest.raises(ValueError, match='holds 64 architectures'):
+        space.sample_distinct(65)
+
+
+@pytest.mark.parametrize(
+    ('name', 'subset', 'arch', 'message'),
+    [
+        ('nb201', 'full', BEST.replace('nor_conv_3x3~2', 'nor_conv_5x5~2'), 'unknown operation'),
+        ('nb201', 'full', BEST[:-1], 'not an architecture string'),
+        ('nb201', 'full', '02012100', 'not an architecture string'),
+        ('nb201', 'only_conv', BEST, 'not in the subset'),
+        ('nb201', 'no_zero', (0, 1, 2, 3, 4, 1), 'not in the subset'),
+        ('nb201', 'full', (1, 2, 3), '6 decisions'),
+        ('nb201', 'full', (1, 2, 3, 4, 5, 0), 'operation 5'),
+        ('nb201', 'full', 15625, '0..15624'),
+        ('nb201', 'full', -1, '0..15624'),
+        ('nb201', 'full', 1.5, 'not an architecture'),
+        ('macro', 'full', '0201210', 'eight digits'),
+        ('macro', 'full', '02012103', 'eight digits'),
+        ('macro', 'full', 6561, '0..6560'),
+        ('macro', 'full', True, 'not an architecture'),
+    ],
+)
+def test_what_is_no_architecture_is_refused(name, subset, arch, message):
+    space = get_space(name, subset)
+    assert arch not in space
+    with pytest.raises(ValueError, match=message):
+        space.parse(arch)
+
+
+def test_unknown_space_is_refused():
+    with pytest.raises(ValueError, match='nb201/only_conv'):
+        get_space('nb201', 'no_conv')
