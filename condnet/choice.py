@@ -12,11 +12,15 @@ Source: "Conditional super-network weights", sections 3.2 and 3.3.
 
 import copy
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from condnet.spaces import Arch, SearchSpace
+
+if TYPE_CHECKING:  # it imports this module
+    from condnet.models.supernet import Supernet
 
 Copies = list[tuple[nn.Parameter, nn.Parameter]]  # (source, copy)
 
@@ -111,9 +115,9 @@ def _mean(outputs: Iterable[torch.Tensor | None]) -> torch.Tensor | None:
 
 
 def split_supernet(
-    model: nn.Module,
+    model: 'Supernet',
     optimizer: torch.optim.Optimizer | None = None,
-    ema: nn.Module | None = None,
+    ema: 'Supernet | None' = None,
 ) -> None:
     """Split a super-network in training: its weights, its optimizer's state and its averaged weights.
 
@@ -121,7 +125,7 @@ def split_supernet(
     weight decay and schedule go on) and with a copy of its source's optimizer state.
 
     Args:
-        model: A super-network, not yet split. It has `is_split`, and `split()` that returns the copies.
+        model: A super-network, not yet split.
         optimizer: Optimizer of the model's parameters.
         ema: Super-network of averaged weights.
 

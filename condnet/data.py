@@ -284,7 +284,7 @@ def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
         raise ValueError(f'images are {images.dtype}, expected torch.uint8')
     if not len(mean) == len(std) == images.shape[1]:
         raise ValueError(f'got {len(mean)} means and {len(std)} deviations for {images.shape[1]} channels')
-    offset, scale = (255 * torch.tensor(v, dtype=torch.float32, device=images.device).view(-1, 1, 1) for v in (mean, std))
+    offset, scale = 255 * torch.tensor([mean, std], dtype=torch.float32, device=images.device).view(2, -1, 1, 1)
     return images.float().sub_(offset).div_(scale)
 
 
@@ -445,7 +445,8 @@ def create_timm_loader(
 ) -> TimmLoader:
     """Load any data set that timm knows, with timm's default transforms.
 
-    In training these are a random resized crop, a flip and colour jitter: not what `InMemoryLoader` does.
+    In training these are a random resized crop, a flip and colour jitter, not what `InMemoryLoader` does. In
+    evaluation the shorter side is resized to the input size, and the centre is taken.
 
     Args:
         dataset: Name as in timm's `create_dataset`; '' for a folder or tar file.
@@ -485,6 +486,7 @@ def create_timm_loader(
         is_training=train,
         mean=tuple(mean),
         std=tuple(std),
+        crop_pct=1.0,  # timm would enlarge images by 1/7 and cut off their borders in evaluation
         num_workers=workers,
         device=torch.device(device),
         persistent_workers=False,  # workers that live on are not seeded again

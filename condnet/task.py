@@ -1,6 +1,6 @@
 """The training task: timm's classification task, plus the architecture of each step and the split."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class SupernetTask(ClassificationTask):
         if not isinstance(self.model, Supernet):
             raise ValueError(f'only a super-network can be split, not {type(self.model).__name__}')
         ema = self.get_trainable_module(ema=True)
-        split_supernet(self.model, optimizer, None if ema is None else ema.module)
+        split_supernet(self.model, optimizer, None if ema is None else cast(Supernet, ema.module))
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
         if ema:

@@ -145,8 +145,10 @@ def test_model_folder_round_trip(name, grown, tmp_path):
     for loaded in (timm.create_model(f'local-dir:{tmp_path}', pretrained=True), load_model(tmp_path)):
         assert loaded.is_split == grown
         assert loaded.space is model.space
+        saved = model.state_dict()
+        assert loaded.state_dict().keys() == saved.keys()
         for key, value in loaded.state_dict().items():
-            expected = model.state_dict()[key]
+            expected = saved[key]
             is_buffer = key.endswith(('running_mean', 'running_var', 'num_batches_tracked'))
             assert torch.equal(value, expected if is_buffer else expected.half().float())
 
@@ -169,7 +171,8 @@ def test_split_and_unsplit_checkpoints_load_into_either(name, tmp_path):
             outputs.append(model.eval()(images))
         assert torch.equal(*outputs)
     assert state_dict_is_split(grown.state_dict())
-    assert all(torch.equal(value, split.half().float().state_dict()[key]) for key, value in grown.named_parameters())
+    stored = dict(split.named_parameters())
+    assert all(torch.equal(value, stored[key].half().float()) for key, value in grown.named_parameters())
 
 
 def test_checkpoint_of_another_model_or_space_is_refused(tmp_path):

@@ -12,6 +12,7 @@ import torch
 from timm.layers import SelectAdaptivePool2d
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from torch import nn
+from torch.fx import symbolic_trace
 
 from condnet.choice import ChoiceBlock
 from condnet.models.supernet import Supernet, checkpoint_filter_fn
@@ -35,10 +36,10 @@ class ConvBN(nn.Sequential):
         stride: int = 1,
         groups: int = 1,
         act: bool = True,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        dd = {'device': device, 'dtype': dtype}
+        dd: dict[str, Any] = {'device': device, 'dtype': dtype}
         super().__init__()
         self.conv = nn.Conv2d(
             in_chs, out_chs, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False, **dd
@@ -79,11 +80,17 @@ class _Macro(nn.Module):
     """The macro skeleton: stem, eight layers in three stages, head."""
 
     def __init__(
-        self, make_layer: LayerFactory, num_classes: int, in_chans: int, global_pool: str, device, dtype
+        self,
+        make_layer: LayerFactory,
+        num_classes: int,
+        in_chans: int,
+        global_pool: str,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        dd = {'device': device, 'dtype': dtype}
-        self.num_classes = num_classes
+        dd: dict[str, Any] = {'device': device, 'dtype': dtype}
+        self.num_classes, self.in_chans = num_classes, in_chans
         self.num_features = self.head_hidden_size = 1280
         self.grad_checkpointing = False
         in_chs = 32
@@ -102,6 +109,10 @@ class _Macro(nn.Module):
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
         self.head = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What TorchScript compiles: the layers that run now, as it does not know the Python around them."""
+        return symbolic_trace(self)
+
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         blocks = r'^stages\.(\d+)' if coarse else [(r'^stages\.(\d+)\.(\d+)', None), (r'^conv_head', (99999,))]
@@ -115,9 +126,15 @@ class _Macro(nn.Module):
     def get_classifier(self) -> nn.Module:
         return self.head
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None, device=None, dtype=None) -> None:
+    def reset_classifier(
+        self,
+        num_classes: int,
+        global_pool: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         reference = self.conv_head.conv.weight
-        dd = {'device': device or reference.device, 'dtype': dtype or reference.dtype}
+        dd: dict[str, Any] = {'device': device or reference.device, 'dtype': dtype or reference.dtype}
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
@@ -159,8 +176,8 @@ class MacroSupernet(Supernet, _Macro):
         num_classes: int = 10,
         in_chans: int = 3,
         global_pool: str = 'avg',
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self_space = get_space('macro', space)
 
@@ -196,8 +213,8 @@ class MacroNet(_Macro):
         num_classes: int = 10,
         in_chans: int = 3,
         global_pool: str = 'avg',
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         parsed = get_space('macro').parse(arch)
 

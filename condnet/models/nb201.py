@@ -14,6 +14,7 @@ import torch
 from timm.layers import SelectAdaptivePool2d
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from torch import nn
+from torch.fx import symbolic_trace
 
 from condnet.choice import ChoiceBlock
 from condnet.models.supernet import Supernet, checkpoint_filter_fn
@@ -38,9 +39,16 @@ class ReLUConvBN(nn.Sequential):
     """ReLU, convolution without bias, BatchNorm."""
 
     def __init__(
-        self, in_chs: int, out_chs: int, kernel_size: int, stride: int = 1, affine: bool = True, device=None, dtype=None
+        self,
+        in_chs: int,
+        out_chs: int,
+        kernel_size: int,
+        stride: int = 1,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        dd = {'device': device, 'dtype': dtype}
+        dd: dict[str, Any] = {'device': device, 'dtype': dtype}
         super().__init__()
         self.act = nn.ReLU()
         self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, padding=kernel_size // 2, bias=False, **dd)
@@ -98,16 +106,16 @@ class _NB201(nn.Module):
         cells_per_stage: int,
         channels: tuple[int, int, int],
         global_pool: str,
-        device,
-        dtype,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
         if cells_per_stage < 1 or len(channels) != 3:
             raise ValueError(
                 f'expected cells_per_stage >= 1 and 3 channel numbers, got {cells_per_stage} and {tuple(channels)}'
             )
-        dd = {'device': device, 'dtype': dtype}
-        self.num_classes = num_classes
+        dd: dict[str, Any] = {'device': device, 'dtype': dtype}
+        self.num_classes, self.in_chans = num_classes, in_chans
         self.num_features = self.head_hidden_size = channels[-1]
         self.grad_checkpointing = False
         self.stem = nn.Sequential()
@@ -124,6 +132,10 @@ class _NB201(nn.Module):
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
         self.head = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What TorchScript compiles: the layers that run now, as it does not know the Python around them."""
+        return symbolic_trace(self)
+
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         return {'stem': r'^stem', 'blocks': r'^stages\.(\d+)' if coarse else [(r'^stages\.(\d+)\.(\d+)', None), (r'^norm', (99999,))]}
@@ -136,9 +148,15 @@ class _NB201(nn.Module):
     def get_classifier(self) -> nn.Module:
         return self.head
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None, device=None, dtype=None) -> None:
+    def reset_classifier(
+        self,
+        num_classes: int,
+        global_pool: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         reference = self.norm.weight
-        dd = {'device': device or reference.device, 'dtype': dtype or reference.dtype}
+        dd: dict[str, Any] = {'device': device or reference.device, 'dtype': dtype or reference.dtype}
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
@@ -186,8 +204,8 @@ class NB201Supernet(Supernet, _NB201):
         cells_per_stage: int = 2,
         channels: tuple[int, int, int] = (16, 32, 64),
         global_pool: str = 'avg',
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self_space = get_space('nb201', space)
 
@@ -196,8 +214,14 @@ class NB201Supernet(Supernet, _NB201):
 
         super().__init__(make_edge, num_classes, in_chans, cells_per_stage, channels, global_pool, device, dtype)
         self.space = self_space
-        self._standalone_args = {'cells_per_stage': cells_per_stage, 'channels': channels, 'linear_skip': linear_skip}
-        self._standalone_args |= {'in_chans': in_chans, 'global_pool': global_pool, 'affine': False}
+        self._standalone_args: dict[str, Any] = {
+            'cells_per_stage': cells_per_stage,
+            'channels': channels,
+            'linear_skip': linear_skip,
+            'in_chans': in_chans,
+            'global_pool': global_pool,
+            'affine': False,
+        }
         if split:
             self.split()
 
@@ -232,8 +256,8 @@ class NB201Net(_NB201):
         affine: bool = True,
         linear_skip: bool = False,
         global_pool: str = 'avg',
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         parsed = get_space('nb201').parse(arch)
 

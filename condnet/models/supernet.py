@@ -1,7 +1,7 @@
 """What all super-networks have in common: the active sub-network, the split, and the way in and out of checkpoints."""
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ class Supernet(nn.Module):
     """
 
     space: SearchSpace
+    pretrained_cfg: dict[str, Any]  # set by timm
 
     def choice_blocks(self) -> list[ChoiceBlock]:
         """All choice blocks; several of them may make the same decision, as the cells of nb201 do."""
@@ -54,7 +55,7 @@ class Supernet(nn.Module):
 
     def active_modules(self) -> list[nn.Module]:
         """All modules except those of weight sets that are not in use; every one in the over-complete state."""
-        idle = set()
+        idle: set[nn.Module] = set()
         for block in self.choice_blocks():
             if block.active is not None:
                 idle.update(block.candidates.modules())
@@ -158,7 +159,8 @@ def check_state_dict(state_dict: dict[str, torch.Tensor], model: nn.Module) -> N
     Raises:
         ValueError: If names or shapes differ.
     """
-    own, classifier = model.state_dict(), f'{model.pretrained_cfg["classifier"]}.'
+    config = cast(dict[str, Any], model.pretrained_cfg)
+    own, classifier = model.state_dict(), f'{config["classifier"]}.'
     differing = [
         key
         for key in sorted(own.keys() | state_dict.keys())

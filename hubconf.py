@@ -1,0 +1,60 @@
+"""Entry points of torch.hub, which needs this file in the repository's root.
+
+`torch.hub.load('<repository>', 'macro_cond_supernet', split=True)`; with `source='local'` the repository is a folder.
+"""
+
+from typing import Any
+
+import timm
+from torch import nn
+
+import condnet  # noqa: F401  # registers the models
+
+dependencies = ['torch', 'torchvision', 'timm', 'huggingface_hub', 'safetensors', 'scipy', 'numpy', 'yaml', 'tqdm']
+
+
+def nb201_cond_supernet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Super-network of NAS-Bench-201 with conditional weights.
+
+    Args:
+        pretrained: Whether to load trained weights.
+        **kwargs: Arguments of `condnet.NB201Supernet`: `split=True`, `space='no_zero'`, `linear_skip=False`,
+            `num_classes`, `in_chans`, ...
+    """
+    return _create_model('nb201_cond_supernet', 'nb201_full', pretrained, **kwargs)
+
+
+def macro_cond_supernet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Super-network of NAS-Bench-Macro with conditional weights.
+
+    Args:
+        pretrained: Whether to load trained weights.
+        **kwargs: Arguments of `condnet.MacroSupernet`: `split=True`, `num_classes`, `in_chans`, ...
+    """
+    return _create_model('macro_cond_supernet', 'macro', pretrained, **kwargs)
+
+
+def nb201_net(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Stand-alone network of NAS-Bench-201; `arch` is a tuple, an official string or an official index.
+
+    Args:
+        pretrained: Whether to load trained weights.
+        **kwargs: Arguments of `condnet.NB201Net`: `arch`, `cells_per_stage`, `num_classes`, `in_chans`, ...
+    """
+    return _create_model('nb201_net', 'nb201_full --model nb201_net --split-epoch 0', pretrained, **kwargs)
+
+
+def macro_net(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Stand-alone network of NAS-Bench-Macro; `arch` is a tuple, an official string or an official index.
+
+    Args:
+        pretrained: Whether to load trained weights.
+        **kwargs: Arguments of `condnet.MacroNet`: `arch`, `num_classes`, `in_chans`, ...
+    """
+    return _create_model('macro_net', 'macro --model macro_net --split-epoch 0', pretrained, **kwargs)
+
+
+def _create_model(name: str, recipe: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    if pretrained and not timm.is_model_pretrained(name) and 'pretrained_cfg_overlay' not in kwargs:
+        raise ValueError(f'no pretrained weights of {name} exist yet; train your own with condnet-train -c {recipe}')
+    return timm.create_model(name, pretrained=pretrained, **kwargs)
