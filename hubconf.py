@@ -3,17 +3,17 @@
 `torch.hub.load('<repository>', 'macro_cond_supernet', split=True)`; with `source='local'` the repository is a folder.
 """
 
-from typing import Any
+import typing  # torch.hub would list `Any` as an entry point
 
 import timm
 from torch import nn
 
 import condnet  # noqa: F401  # registers the models
 
-dependencies = ['torch', 'torchvision', 'timm', 'huggingface_hub', 'safetensors', 'scipy', 'numpy', 'yaml', 'tqdm']
+dependencies = ['torch', 'timm']  # what the models need; training and ranking need more
 
 
-def nb201_cond_supernet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def nb201_cond_supernet(pretrained: bool = False, **kwargs: typing.Any) -> nn.Module:
     """Super-network of NAS-Bench-201 with conditional weights.
 
     Args:
@@ -24,7 +24,7 @@ def nb201_cond_supernet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return _create_model('nb201_cond_supernet', 'nb201_full', pretrained, **kwargs)
 
 
-def macro_cond_supernet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def macro_cond_supernet(pretrained: bool = False, **kwargs: typing.Any) -> nn.Module:
     """Super-network of NAS-Bench-Macro with conditional weights.
 
     Args:
@@ -34,7 +34,7 @@ def macro_cond_supernet(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return _create_model('macro_cond_supernet', 'macro', pretrained, **kwargs)
 
 
-def nb201_net(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def nb201_net(pretrained: bool = False, **kwargs: typing.Any) -> nn.Module:
     """Stand-alone network of NAS-Bench-201; `arch` is a tuple, an official string or an official index.
 
     Args:
@@ -44,7 +44,7 @@ def nb201_net(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return _create_model('nb201_net', 'nb201_full --model nb201_net --split-epoch 0', pretrained, **kwargs)
 
 
-def macro_net(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def macro_net(pretrained: bool = False, **kwargs: typing.Any) -> nn.Module:
     """Stand-alone network of NAS-Bench-Macro; `arch` is a tuple, an official string or an official index.
 
     Args:
@@ -54,7 +54,7 @@ def macro_net(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return _create_model('macro_net', 'macro --model macro_net --split-epoch 0', pretrained, **kwargs)
 
 
-def _create_model(name: str, recipe: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+def _create_model(name: str, recipe: str, pretrained: bool, **kwargs: typing.Any) -> nn.Module:
     if pretrained and not timm.is_model_pretrained(name) and 'pretrained_cfg_overlay' not in kwargs:
         raise ValueError(f'no pretrained weights of {name} exist yet; train your own with condnet-train -c {recipe}')
     return timm.create_model(name, pretrained=pretrained, **kwargs)

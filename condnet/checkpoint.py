@@ -30,7 +30,8 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # torch raises whatever a damaged or hostile file leads it to
         raise ValueError(f'cannot read the checkpoint {path}: it is damaged, or holds more than tensors') from error
-    missing = {'epoch', 'args', 'state_dict', 'task_state', 'optimizer'} - set(checkpoint if isinstance(checkpoint, dict) else ())
+    found = set(checkpoint) if isinstance(checkpoint, dict) else set()
+    missing = {'epoch', 'args', 'state_dict', 'task_state', 'optimizer'} - found
     if missing:
         raise ValueError(f'{path} is no training checkpoint of condnet: it lacks {", ".join(sorted(missing))}')
     return checkpoint

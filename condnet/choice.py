@@ -135,8 +135,8 @@ def split_supernet(
     if model.is_split or (ema is not None and ema.is_split):
         raise ValueError('the super-network is split already; it can be split once')
     groups = {} if optimizer is None else _groups_by_parameter(optimizer)
-    missing = [] if optimizer is None else [n for n, p in model.named_parameters() if p.requires_grad and p not in groups]
-    if missing:
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and p not in groups]
+    if optimizer is not None and missing:
         raise ValueError(f'the optimizer does not train {missing[0]}; it was made for another model')
     for source, new in model.split():
         if optimizer is not None and source in groups:

@@ -59,7 +59,8 @@ def train_one_epoch(
 def _log_progress(task: SupernetTask, epoch: int, batch: int, num_batches: int, loss: float, speed: float) -> None:
     if not math.isfinite(loss):
         arch = getattr(task.model, 'active_subnet', None)
-        raise ValueError(f'the loss is {loss} at epoch {epoch}, batch {batch}, architecture {arch}; lower the learning rate')
+        where = f'epoch {epoch}, batch {batch}, architecture {arch}'
+        raise ValueError(f'the loss is {loss} at {where}; lower the learning rate')
     _logger.info(f'epoch {epoch} [{batch + 1}/{num_batches}] loss {loss:.4f} {speed:.0f} images/s')
 
 

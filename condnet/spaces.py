@@ -205,11 +205,20 @@ class NB201Space(SearchSpace):
 
     @property
     def cost_table(self) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
-        # Channels, pixels and cells of the three stages. NATS-Bench counts FLOPs of what computes: the stem and the
-        # residual blocks with their BatchNorm, and the classifier. Its own figures are taken as they are.
-        fixed = Cost(73_306, 7_783_050)
-        row = {0: Cost(0, 0), 1: Cost(0, 0), 2: Cost(28_000, 3_932_160), 3: Cost(243_040, 35_389_440), 4: Cost(0, 0)}
-        return fixed, (row,) * 6
+        return _nb201_cost_table()
+
+
+@functools.cache
+def _nb201_cost_table() -> tuple[Cost, tuple[dict[int, Cost], ...]]:
+    stages = ((16, 32), (32, 16), (64, 8))  # channels, pixels along a side; five cells each
+    fixed = conv_cost(3, 16, 3, 32) + Cost(2 * 64, 0) + Cost(64 * 10 + 10, 64 * 10 + 10)  # stem, last BN, classifier
+    for (in_chs, _), (chs, size) in itertools.pairwise(stages):
+        fixed += conv_cost(in_chs, chs, 3, size) + conv_cost(chs, chs, 3, size)
+        fixed += conv_cost(in_chs, chs, 1, size, affine=False)  # shortcut
+    row = dict.fromkeys(range(5), Cost(0, 0))
+    for operation, kernel in ((2, 1), (3, 3)):
+        row[operation] = sum((conv_cost(chs, chs, kernel, size) for chs, size in stages for _ in range(5)), Cost(0, 0))
+    return fixed, (row,) * 6
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -159,7 +159,7 @@ def create_training(
         raise ValueError(f'cannot build the model {args.model!r}: {error}') from error
     if args.split_epoch and not isinstance(model, Supernet):
         raise ValueError(f'--split-epoch needs a super-network, {args.model} is none')
-    model.to(device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
+    model.to(device).to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
     task = SupernetTask(model, args.seed, device)
     optimizer = create_optimizer_v2(
         model, args.opt, lr=args.lr, weight_decay=args.weight_decay, momentum=args.momentum
@@ -218,7 +218,7 @@ def resume(
 def create_data(args: argparse.Namespace, model: nn.Module, device: torch.device) -> tuple[InMemoryLoader, EvaluationData]:
     """Batches to train on, and the data of the check after an epoch."""
     images = load_images(args.data_dir, train=True, download=args.download)
-    config = model.pretrained_cfg
+    config = cast(dict[str, Any], model.pretrained_cfg)
     check_size(images, config['input_size'])
     trained, _ = withheld_indices(images.targets)
     if len(trained) < args.batch_size:

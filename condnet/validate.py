@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -106,13 +106,13 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
 def load_checkpoint_and_data(args: argparse.Namespace) -> tuple[Supernet, EvaluationData]:
     """The super-network of the checkpoint, and what its architectures are evaluated on."""
     model = load_model(args.checkpoint)
-    name = model.pretrained_cfg['architecture']
+    name = cast(dict[str, Any], model.pretrained_cfg)['architecture']
     if args.model and args.model != name:
         raise ValueError(f'{args.checkpoint} holds the model {name!r}, not {args.model!r}')
     if not isinstance(model, Supernet):
         raise ValueError(f'{args.checkpoint} holds the model {name!r}, expected a super-network')
     device = torch.device(args.device)
-    model.to(device, memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
+    model.to(device).to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
     images = load_images(args.data_dir, train=True, download=args.download)
     check_size(images, model.pretrained_cfg['input_size'])
     data = evaluation_data(

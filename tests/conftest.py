@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from timm.optim import create_optimizer_v2
 
 import condnet  # noqa: F401  # registers the models
@@ -51,3 +53,26 @@ def random_batch(size: int = 8, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(size, 3, 32, 32, generator=generator).contiguous(memory_format=torch.channels_last)
     return images, torch.randint(10, (size,), generator=generator)
+
+
+@pytest.fixture(scope='session')
+def tiny_data(tmp_path_factory) -> Path:
+    """A class folder of 10 x 30 coloured noise images of 32x32 pixels that a network can tell apart."""
+    root = tmp_path_factory.mktemp('tiny')
+    generator = np.random.default_rng(0)
+    for label in range(10):
+        folder = root / 'train' / f'class{label}'
+        folder.mkdir(parents=True)
+        for i in range(30):
+            pixels = generator.integers(0, 128, (32, 32, 3)) + (np.array([label, 9 - label, label // 2]) * 12)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f'{i:04}.png')
+    return root
+
+
+def train_args(data: Path, output: Path, *more: str) -> list[str]:
+    """A training of four epochs with four steps each, of which the last two are split."""
+    return [
+        '--data-dir', str(data), '--output', str(output), '--model-kwargs', 'space=full', 'cells_per_stage=1',
+        'channels=(8,8,8)', '--epochs', '4', '--split-epoch', '2', '--batch-size', '64', '--eval-archs', '2',
+        '--eval-batches', '1', '--eval-images', '10', *more,
+    ]  # fmt: skip

@@ -50,7 +50,7 @@ class ConvBN(nn.Sequential):
 
 
 class InvertedBottleneck(nn.Module):
-    """MobileNetV2 block with plain ReLU; residual where shapes agree. (B, C, H, W) -> (B, C', H / stride, W / stride)."""
+    """MobileNetV2 block, plain ReLU, residual where shapes agree. (B, C, H, W) -> (B, C', H / stride, W / stride)."""
 
     def __init__(
         self, in_chs: int, out_chs: int, kernel_size: int, expansion: int, stride: int, dd: dict[str, Any]
@@ -106,7 +106,7 @@ class _Macro(nn.Module):
             self.feature_info.append({'num_chs': in_chs, 'reduction': 2 ** (i + 1), 'module': f'stages.{i}'})
         self.stages = nn.Sequential(*stages)
         self.conv_head = ConvBN(in_chs, self.num_features, 1, **dd)
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
         self.head = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -137,8 +137,10 @@ class _Macro(nn.Module):
         dd: dict[str, Any] = {'device': device or reference.device, 'dtype': dtype or reference.dtype}
         self.num_classes = num_classes
         if global_pool is not None:
-            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=True)
+            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
+            self.global_pool.train(self.training)
         self.head = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        self.head.train(self.training)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, 1280, H / 8, W / 8)."""

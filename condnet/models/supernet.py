@@ -172,6 +172,6 @@ def check_state_dict(state_dict: dict[str, torch.Tensor], model: nn.Module) -> N
         have = tuple(state_dict[key].shape) if key in state_dict else 'nothing'
         want = tuple(own[key].shape) if key in own else 'nothing'
         raise ValueError(
-            f'the checkpoint does not fit {type(model).__name__} ({getattr(model, "space", "")}): {len(differing)} tensors '
-            f'differ, first {key!r}: the checkpoint has {have}, the model {want}'
+            f'the checkpoint does not fit {type(model).__name__} ({getattr(model, "space", "")}): '
+            f'{len(differing)} tensors differ, first {key!r}: the checkpoint has {have}, the model {want}'
         )

@@ -1,0 +1,95 @@
+"""Recalibration and the plain loop: independent of order, and without a trace in the super-network."""
+
+import math
+
+import pytest
+import timm
+import torch
+from conftest import MODELS, make_training, random_batch, train_step
+
+import condnet
+from condnet.ranking import EvaluationData, evaluate_subnet, predict
+
+
+@pytest.fixture
+def data():
+    images, targets = random_batch(48, seed=1)
+    return EvaluationData(random_batch(40, seed=2)[0], images, targets, batch_size=16)
+
+
+@pytest.fixture(params=MODELS)
+def supernet(request):
+    """A split super-network that was trained a little, so that its statistics are of mixed architectures."""
+    task, optimizer = make_training(request.param)
+    for step in range(4):
+        train_step(task, optimizer, *random_batch(8, seed=step))
+    task.split(optimizer)
+    train_step(task, optimizer, *random_batch(8, seed=9))
+    return task.model
+
+
+@pytest.mark.parametrize('momentum', [None, 0.1])
+def test_order_does_not_matter_and_the_supernet_is_left_alone(supernet, data, momentum):
+    data = EvaluationData(data.calibration, data.images, data.targets, data.batch_size, momentum)
+    before = {key: value.clone() for key, value in supernet.state_dict().items()}
+    archs = supernet.space.sample_distinct(4, seed=0)
+    forward = {p.index: p for p in predict(supernet, archs, data)}
+    backward = {p.index: p for p in predict(supernet, archs[::-1], data)}
+    assert forward == backward  # to the last bit of every loss
+    assert len({p.loss for p in forward.values()}) == 4
+    after = supernet.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert supernet.training
+
+
+def test_prediction_is_that_of_the_calibrated_standalone_network(supernet, data):
+    """The whole of it in the simplest words: extract, reset, average the statistics, classify."""
+    arch = supernet.space.sample_distinct(1, seed=4)[0]
+    prediction = evaluate_subnet(supernet, arch, data)
+    supernet.set_active_subnet(arch)
+    net = supernet.get_active_subnet()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+    with torch.no_grad():
+        net.train()(data.calibration)
+        logits = torch.cat([net.eval()(images) for images in data.images.split(16)])
+    assert prediction.index == supernet.space.index(arch)
+    assert prediction.accuracy == 100 * (logits.argmax(1) == data.targets).sum().item() / 48
+    assert math.isclose(prediction.loss, torch.nn.functional.cross_entropy(logits, data.targets).item(), rel_tol=1e-5)
+
+
+def test_calibration_is_the_mean_of_the_batches_statistics(data):
+    model = timm.create_model('nb201_cond_supernet')
+    model.set_active_subnet((3, 1, 2, 4, 3, 2))
+    with torch.no_grad():
+        model.stem.bn.running_mean.fill_(100.0)  # what was there before must not matter
+        condnet.calibrate(model, data.calibration, batch_size=10)
+        stem = model.stem.conv(data.calibration)
+    means = torch.stack([batch.mean((0, 2, 3)) for batch in stem.split(10)])
+    variances = torch.stack([batch.var((0, 2, 3), unbiased=True) for batch in stem.split(10)])
+    assert torch.allclose(model.stem.bn.running_mean, means.mean(0), atol=1e-5)
+    assert torch.allclose(model.stem.bn.running_var, variances.mean(0), rtol=1e-4)
+    assert model.stem.bn.momentum == 0.1 and model.training
+
+
+def test_calibration_touches_only_the_active_subnet(supernet, data):
+    arch = supernet.space.sample_distinct(1, seed=4)[0]
+    supernet.set_active_subnet(arch)
+    active = {id(module) for module in supernet.active_modules()}
+    idle = [b for m in supernet.modules() if id(m) not in active for b in m.buffers(recurse=False)]
+    before = [buffer.clone() for buffer in idle]
+    assert idle
+    condnet.calibrate(supernet, data.calibration)
+    assert all(torch.equal(old, new) for old, new in zip(before, idle, strict=True))
+
+
+def test_bad_calls(data):
+    with pytest.raises(ValueError, match='only a super-network'):
+        evaluate_subnet(timm.create_model('nb201_net'), 0, data)
+    model = timm.create_model('nb201_cond_supernet', space='only_conv')
+    with pytest.raises(ValueError, match='not in the subset'):
+        evaluate_subnet(model, (1, 1, 1, 1, 1, 1), data)
+    with pytest.raises(ValueError, match='needs images'):
+        condnet.calibrate(model, data.calibration[:0])

@@ -1,0 +1,181 @@
+"""The training command on a small data set: resume, trunks, and what it refuses."""
+
+import csv
+import shutil
+
+import pytest
+import torch
+import yaml
+from conftest import train_args
+
+from condnet.checkpoint import load_model, read_training_checkpoint
+from condnet.recipes import find_recipe
+from condnet.train import main, parse_args
+
+
+@pytest.fixture(scope='module')
+def whole_run(tiny_data, tmp_path_factory):
+    """An uninterrupted training, which keeps its checkpoints after every epoch."""
+    output = tmp_path_factory.mktemp('whole')
+    torch.set_num_threads(1)
+    assert main(train_args(tiny_data, output, '--model-ema', '--keep-epochs', '1', '2', '3')) == 0
+    return output
+
+
+def assert_same_state(one, other):
+    """Everything a checkpoint holds, to the last bit."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same_state(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same_state(a, b)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+def read_summary(output):
+    with (output / 'summary.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    timings = ('seconds', 'images_per_second', 'memory')
+    return [{k: v for k, v in row.items() if not any(word in k for word in timings)} for row in rows]
+
+
+@pytest.mark.parametrize('epoch', [1, 2, 3])
+def test_resumed_run_ends_bit_identical(whole_run, tiny_data, tmp_path, epoch):
+    """Before the split, at it, and after it."""
+    for name in (f'milestone-{epoch}.pth.tar', 'summary.csv'):
+        shutil.copy(whole_run / name, tmp_path / name)
+    resume = str(tmp_path / f'milestone-{epoch}.pth.tar')
+    assert main(train_args(tiny_data, tmp_path, '--model-ema', '--resume', resume)) == 0
+    ends = [read_training_checkpoint(output / 'last.pth.tar') for output in (whole_run, tmp_path)]
+    for key in ('epoch', 'state_dict', 'state_dict_ema', 'optimizer', 'task_state'):
+        assert_same_state(ends[0][key], ends[1][key])
+    assert read_summary(whole_run) == read_summary(tmp_path)
+
+
+def test_summary_has_what_is_promised(whole_run):
+    rows = read_summary(whole_run)
+    assert [row['epoch'] for row in rows] == ['0', '1', '2', '3']
+    assert float(rows[0]['lr']) == 0.025 and float(rows[-1]['lr']) < 0.01
+    assert all(float(row['train_loss']) > 0 and 0 <= float(row['eval_accuracy']) <= 100 for row in rows)
+    with (whole_run / 'summary.csv').open() as file:
+        assert all(float(row['train_peak_memory_mb']) > 50 for row in csv.DictReader(file))
+
+
+def test_split_and_unsplit_share_one_trunk(whole_run, tiny_data, tmp_path):
+    trunk = str(whole_run / 'milestone-2.pth.tar')
+    assert main(train_args(tiny_data, tmp_path, '--model-ema', '--resume', trunk, '--split-epoch', '0')) == 0
+    assert not load_model(tmp_path / 'last.pth.tar').is_split
+    assert load_model(whole_run / 'last.pth.tar').is_split
+    assert read_training_checkpoint(tmp_path / 'last.pth.tar')['task_state']['step'] == 16
+
+
+def test_stop_epoch_is_the_whole_schedule_cut_short(whole_run, tiny_data, tmp_path):
+    assert main(train_args(tiny_data, tmp_path, '--model-ema', '--stop-epoch', '3')) == 0
+    stopped = read_training_checkpoint(tmp_path / 'last.pth.tar')
+    kept = read_training_checkpoint(whole_run / 'milestone-3.pth.tar')
+    assert_same_state(stopped['state_dict'], kept['state_dict'])
+    assert_same_state(stopped['optimizer'], kept['optimizer'])
+
+
+def test_standalone_network_trains(tiny_data, tmp_path):
+    arguments = train_args(tiny_data, tmp_path, '--model', 'nb201_net', '--split-epoch', '0', '--epochs', '1')
+    start = arguments.index('--model-kwargs')
+    arguments[start + 1 : start + 2] = ['arch=(3,3,3,3,3,3)']
+    assert main(arguments) == 0
+    assert load_model(tmp_path / 'last.pth.tar').arch == (3, 3, 3, 3, 3, 3)
+
+
+def test_flags_override_the_recipe(tmp_path):
+    args = parse_args(['-c', 'nb201_no_zero', '--data-dir', 'x', '--split-epoch', '140', '--lr', '0.1'])
+    assert (args.epochs, args.split_epoch, args.lr, args.model_kwargs) == (250, 140, 0.1, {'space': 'no_zero'})
+    (tmp_path / 'bad.yaml').write_text('epoch: 3\n')
+    with pytest.raises(ValueError, match="unknown setting 'epoch'"):
+        parse_args(['-c', str(tmp_path / 'bad.yaml'), '--data-dir', 'x'])
+
+
+@pytest.mark.parametrize('name', ['nb201_full', 'nb201_no_zero', 'nb201_only_conv', 'macro', 'nb201_short', 'macro_short'])
+def test_recipes_are_valid(name):
+    args = parse_args(['-c', name, '--data-dir', 'x'])
+    assert set(args.keep_epochs) >= {args.split_epoch}
+    assert yaml.safe_load(find_recipe(name).read_text())['model'] == args.model
+
+
+@pytest.mark.parametrize(
+    ('more', 'message'),
+    [
+        (['--split-epoch', '4'], '--split-epoch is 4, expected 1..3'),
+        (['--stop-epoch', '5'], '--stop-epoch is 5, expected 1..4'),
+        (['--epochs', '0'], '--epochs is 0'),
+        (['--model', 'nb202_cond_supernet'], 'cannot build the model'),
+        (['--model-kwargs', 'space=no_conv'], 'unknown search space'),
+        (['--model-kwargs', 'wat=1'], 'cannot build the model'),
+        (['--model-kwargs', 'split=True'], 'use --split-epoch'),
+        (['--model', 'nb201_net'], '--split-epoch needs a super-network'),
+        (['-c', 'nothing'], 'no recipe'),
+        (['--data-dir', 'nowhere'], 'nowhere'),
+        (['--resume', 'nowhere.pth.tar'], 'no checkpoint file'),
+        (['--batch-size', '1000'], 'fewer than a batch'),
+        (['--eval-images', '15'], '15'),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(tiny_data, tmp_path, capsys, more, message):
+    arguments = train_args(tiny_data, tmp_path / 'out', *more)
+    if more[:2] == ['--model', 'nb201_net']:
+        del arguments[arguments.index('--model-kwargs') : arguments.index('--epochs')]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith('condnet-train: error: ') and message in error
+    assert not (tmp_path / 'out').exists()
+
+
+def test_wrong_checkpoints_are_refused(whole_run, tiny_data, tmp_path, capsys):
+    def error_of(*more):
+        assert main(train_args(tiny_data, tmp_path / 'out', '--model-ema', *more)) == 2
+        assert not (tmp_path / 'out').exists()
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    early, late = str(whole_run / 'milestone-1.pth.tar'), str(whole_run / 'milestone-3.pth.tar')
+    assert 'was split at epoch 2, not 3' in error_of('--resume', late, '--split-epoch', '3')
+    assert 'trained with seed 0, not 1' in error_of('--resume', early, '--seed', '1')
+    assert 'trained with model ' in error_of('--resume', early, '--model', 'macro_cond_supernet', '--model-kwargs')
+    content = (whole_run / 'last.pth.tar').read_bytes()
+    (tmp_path / 'cut.pth.tar').write_bytes(content[: len(content) // 2])
+    assert 'damaged' in error_of('--resume', str(tmp_path / 'cut.pth.tar'))
+
+
+def test_too_late_to_split(whole_run, tiny_data, tmp_path, capsys):
+    trunk = str(whole_run / 'milestone-2.pth.tar')
+    assert main(train_args(tiny_data, tmp_path, '--model-ema', '--resume', trunk, '--split-epoch', '1')) == 2
+    assert 'too late to split at 1' in capsys.readouterr().err
+
+
+def test_another_training_is_not_overwritten(whole_run, tiny_data, capsys):
+    before = (whole_run / 'last.pth.tar').read_bytes()
+    assert main(train_args(tiny_data, whole_run)) == 2
+    assert 'holds a training' in capsys.readouterr().err
+    assert (whole_run / 'last.pth.tar').read_bytes() == before
+
+
+class Malicious:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
+
+
+def test_malicious_checkpoint_does_not_run(tiny_data, tmp_path, capsys):
+    torch.save({'epoch': Malicious(tmp_path / 'owned')}, tmp_path / 'evil.pth.tar')
+    resume = ['--resume', str(tmp_path / 'evil.pth.tar')]
+    assert main(train_args(tiny_data, tmp_path / 'out', *resume)) == 2
+    assert 'more than tensors' in capsys.readouterr().err
+    assert not (tmp_path / 'owned').exists()
