@@ -4,6 +4,9 @@ import argparse
 import copy
 import hashlib
 import json
+import os
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +85,36 @@ def _create_model(name: str, kwargs: dict[str, Any], path: str | Path) -> nn.Mod
         raise ValueError(f'cannot load {path}: {str(error).splitlines()[0]}') from error
 
 
-def save_model(model: nn.Module, folder: str | Path) -> None:
+def training_of(path: str | Path) -> dict[str, Any]:
+    """How the weights of a checkpoint were trained, in the words of `train.py`'s flags; empty if it does not say."""
+    if Path(path).is_dir():
+        return json.loads((Path(path) / 'config.json').read_text()).get('training', {})
+    checkpoint = read_training_checkpoint(path)
+    args = vars(checkpoint['args'])
+    kept = ('epochs', 'seed', 'batch_size', 'opt', 'lr', 'min_lr', 'sched', 'momentum', 'weight_decay')
+    split_epoch = args['split_epoch'] if checkpoint['task_state']['split'] else None
+    return {'trained_epochs': checkpoint['epoch'] + 1, 'split_epoch': split_epoch, **{key: args[key] for key in kept}}
+
+
+def save_model(model: nn.Module, folder: str | Path, training: dict[str, Any] | None = None) -> None:
     """Write a model as it goes to the Hub: `model.safetensors` and `config.json`.
 
     Parameters are stored in half precision and BatchNorm statistics in full. timm and condnet load them into fp32.
+
+    Args:
+        model: The model.
+        folder: Where to; it is created.
+        training: How the weights were trained, see `training_of`.
     """
-    half = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    half = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub
     for parameter in half.parameters():
         parameter.data = parameter.data.half()
-    save_for_hf(half, str(folder), safe_serialization=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        save_for_hf(half, temporary, {'training': training or {}}, safe_serialization=True)
+        for name in (WEIGHTS_NAME, 'config.json'):
+            os.replace(Path(temporary) / name, folder / name)
 
 
 def sha256(path: str | Path) -> str:
@@ -101,3 +125,21 @@ def sha256(path: str | Path) -> str:
         for chunk in iter(lambda: stream.read(1 << 20), b''):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the model of a training checkpoint as a folder, as it goes to the Hub (`python -m condnet.checkpoint`)."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument('checkpoint', help='training checkpoint')
+    parser.add_argument('folder', help='folder to write')
+    args = parser.parse_args(argv)
+    try:
+        save_model(load_model(args.checkpoint), args.folder, training_of(args.checkpoint))
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

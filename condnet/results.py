@@ -104,29 +104,33 @@ def plot_predictions(path: Path, predictions: list[Prediction], table: Benchmark
 def format_table(folder: str | Path) -> str:
     """The results table of the README (Markdown), from all summaries in a folder."""
     rows = [
-        '| results | trained | weights | archs | KT all (accuracy) | KT all (loss) | KT all (FLOPs) | KT 50 (accuracy) '
-        '| top-1 / 5 / 10 (accuracy) | top-1 / 5 / 10 (loss) | improvement 1 (accuracy / loss) |',
-        '|' + '---|' * 11,
+        '| results | trained | archs | ranked by | KT all | KT 50 | top-1 | top-5 | top-10 | improvement |',
+        '|---|---|---|---|---|---|---|---|---|---|',
     ]
     for path in sorted(Path(folder).glob('*.json')):
         summary = json.loads(path.read_text())
-        by, loss = summary['accuracy'], summary['loss']
-        rows.append(
-            f'| [{path.stem}](results/{path.stem}.csv) | {summary.get("training", "")} '
-            f'| {"split" if summary["split"] else "shared"} | {summary["num_archs"]} '
-            f'| {_number(by["kendall_tau"])} | {_number(loss["kendall_tau"])} | {_number(summary["flops"]["kendall_tau"])} '
-            f'| {_number(by["kendall_tau_50"])} | {_tops(by)} | {_tops(loss)} '
-            f'| {_number(by["improvement1"])} / {_number(loss["improvement1"])} |'
-        )
+        link = f'[{path.stem}]({folder}/{path.name})'
+        first = [link, describe_training(summary['training']), str(summary['num_archs'])]
+        for name in ('accuracy', 'loss', 'flops'):
+            row = summary[name]
+            names = ('kendall_tau', 'kendall_tau_50', 'top1', 'top5', 'top10', 'improvement1')
+            rows.append('| ' + ' | '.join([*first, name, *(_number(row[n]) for n in names)]) + ' |')
+            first = ['', '', '']
     return '\n'.join(rows)
+
+
+def describe_training(training: dict[str, Any]) -> str:
+    """How a super-network was trained, in a few words."""
+    if not training:
+        return 'unknown'
+    split = training['split_epoch']
+    stopped = '' if training['trained_epochs'] == training['epochs'] else f'stopped at {training["trained_epochs"]}, '
+    how = f'split at {split}' if split else 'unsplit'
+    return f'{training["epochs"]} epochs, {stopped}{how}, seed {training["seed"]}'
 
 
 def _number(value: float | None) -> str:
     return '-' if value is None or math.isnan(value) else f'{value:.2f}'
-
-
-def _tops(metrics: dict[str, float]) -> str:
-    return ' / '.join(_number(metrics[name]) for name in ('top1', 'top5', 'top10'))
 
 
 def update_readme(readme: Path, folder: Path) -> bool:

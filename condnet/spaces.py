@@ -10,7 +10,6 @@ those of "Conditional super-network weights", section 3.3.
 
 import functools
 import itertools
-import math
 import random
 import re
 from collections.abc import Iterator
@@ -184,10 +183,12 @@ class NB201Space(SearchSpace):
     def _from_string(self, text: str) -> Arch:
         matches = re.fullmatch(r'\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|', text)
         if matches is None:
-            raise ValueError(f'not an architecture string of nb201: {text!r}; expected |op~0|+|op~0|op~1|+|op~0|op~1|op~2|')
+            expected = '|op~0|+|op~0|op~1|+|op~0|op~1|op~2|'
+            raise ValueError(f'not an architecture string of nb201: {text!r}; expected {expected}')
         for name in matches.groups():
             if name not in self.operations:
-                raise ValueError(f'unknown operation {name!r} in {text!r}; expected one of {", ".join(self.operations)}')
+                known = ', '.join(self.operations)
+                raise ValueError(f'unknown operation {name!r} in {text!r}; expected one of {known}')
         return tuple(self.operations.index(name) for name in matches.groups())
 
     def format(self, arch: 'str | int | Arch') -> str:

@@ -32,7 +32,7 @@ _logger = logging.getLogger('train')
 def make_parser() -> argparse.ArgumentParser:
     """Flags of the command. A recipe sets defaults, a flag overrides its recipe."""
     parser = argparse.ArgumentParser('condnet-train', description=__doc__, allow_abbrev=False)
-    parser.add_argument('-c', '--config', metavar='RECIPE', help='recipe: name of a packaged one, or path of a YAML file')
+    parser.add_argument('-c', '--config', metavar='RECIPE', help='name of a packaged recipe, or a YAML file')
     parser.add_argument('--data-dir', help='directory with CIFAR-10, or with another data set of small images')
     parser.add_argument('--download', action='store_true', help='download CIFAR-10 into --data-dir if it is not there')
     parser.add_argument('--output', default='output/train', help='directory of checkpoints and summary.csv')
@@ -44,10 +44,12 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('schedule')
     group.add_argument('--epochs', type=int, default=250, help='epochs of the schedule')
     group.add_argument('--split-epoch', type=int, default=0, help='split after so many epochs; 0 for never')
-    group.add_argument('--stop-epoch', type=int, default=0, help='stop after so many epochs; the schedule runs on to --epochs')
+    group.add_argument(
+        '--stop-epoch', type=int, default=0, help='stop after so many epochs of the schedule; 0 for never'
+    )
     group.add_argument('--resume', metavar='CHECKPOINT', help='continue from this checkpoint; with --split-epoch also '
                        'an unsplit one with a split')  # fmt: skip
-    group.add_argument('--keep-epochs', type=int, nargs='*', default=[], help='keep the checkpoints after so many epochs')
+    group.add_argument('--keep-epochs', type=int, nargs='*', default=[], help='keep the checkpoints after these epochs')
     group.add_argument('--batch-size', type=int, default=256)
     group.add_argument('--seed', type=int, default=0, help='seed of weights, architectures, data order, augmentation')
     group = parser.add_argument_group('optimizer')
@@ -102,7 +104,8 @@ def _check_args(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Train; returns the exit status."""
-    setup_default_logging()
+    if not logging.getLogger().handlers:  # a caller's logging is left alone
+        setup_default_logging()
     try:
         train(parse_args(argv))
     except (ValueError, OSError) as error:
@@ -161,9 +164,7 @@ def create_training(
         raise ValueError(f'--split-epoch needs a super-network, {args.model} is none')
     model.to(device).to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
     task = SupernetTask(model, args.seed, device)
-    optimizer = create_optimizer_v2(
-        model, args.opt, lr=args.lr, weight_decay=args.weight_decay, momentum=args.momentum
-    )
+    optimizer = create_optimizer_v2(model, args.opt, lr=args.lr, weight_decay=args.weight_decay, momentum=args.momentum)
     scheduler, _ = create_scheduler_v2(optimizer, args.sched, num_epochs=args.epochs, min_lr=args.min_lr)
     if args.model_ema:
         task.setup_ema(decay=args.model_ema_decay)
@@ -201,7 +202,9 @@ def resume(
     if is_split and before.get('split_epoch') != args.split_epoch:
         raise ValueError(f'{args.resume} was split at epoch {before.get("split_epoch")}, not {args.split_epoch}')
     if not is_split and 0 < args.split_epoch < start_epoch:
-        raise ValueError(f'{args.resume} has trained {start_epoch} epochs unsplit, it is too late to split at {args.split_epoch}')
+        raise ValueError(
+            f'{args.resume} has trained {start_epoch} epochs unsplit, it is too late to split at {args.split_epoch}'
+        )
     if is_split:
         task.split(optimizer)
     try:
@@ -215,7 +218,9 @@ def resume(
     return start_epoch
 
 
-def create_data(args: argparse.Namespace, model: nn.Module, device: torch.device) -> tuple[InMemoryLoader, EvaluationData]:
+def create_data(
+    args: argparse.Namespace, model: nn.Module, device: torch.device
+) -> tuple[InMemoryLoader, EvaluationData]:
     """Batches to train on, and the data of the check after an epoch."""
     images = load_images(args.data_dir, train=True, download=args.download)
     config = cast(dict[str, Any], model.pretrained_cfg)

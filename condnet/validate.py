@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import condnet
 from condnet.benchmarks import BenchmarkTable, load_benchmark
-from condnet.checkpoint import load_model, sha256
+from condnet.checkpoint import load_model, sha256, training_of
 from condnet.data import check_size, load_images
 from condnet.models import Supernet
 from condnet.ranking import CALIBRATION_BATCH_SIZE, EvaluationData, Prediction, evaluation_data, predict
@@ -35,15 +35,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--data-dir', required=True, help='directory with the data set that it was trained on')
     parser.add_argument('--download', action='store_true', help='download what is missing: CIFAR-10, benchmark table')
     parser.add_argument('--benchmark', help='ground truth: file or directory (default: look into $CONDNET_DATA)')
-    parser.add_argument('--results-file', default='output/ranking.csv', help='predictions; a .json and a .png beside it')
+    parser.add_argument('--results-file', default='output/ranking.csv', help='predictions; .json and .png beside it')
     group = parser.add_argument_group('architectures')
     group.add_argument('--num-archs', default='200', help="how many random ones, or 'all'")
     group.add_argument('--archs', nargs='*', help='these instead: official strings or indices')
     group.add_argument('--seed', type=int, default=0, help='seed of the random ones')
     group = parser.add_argument_group('evaluation')
     group.add_argument('--calib-batches', type=int, default=20, help='BatchNorm calibration batches of 256')
-    group.add_argument('--calib-momentum', type=float, help="do not reset the statistics, and move them by so much with "
-                       "every batch (the authors' variant: 0.1)")  # fmt: skip
+    group.add_argument('--calib-momentum', type=float, help='do not reset the statistics, and move them by so much in '
+                       'each batch (0.1: the variant of the authors)')  # fmt: skip
     group.add_argument('--eval-images', type=int, help='withheld images (default: all, 5,000 of CIFAR-10)')
     group.add_argument('--batch-size', type=int, default=256, help='validation images per forward pass')
     group.add_argument('--amp-dtype', choices=_AMP_DTYPES, default='float32', help='data type of the forward passes')
@@ -71,7 +71,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Rank; returns the exit status."""
-    setup_default_logging()
+    if not logging.getLogger().handlers:  # a caller's logging is left alone
+        setup_default_logging()
     try:
         validate(parse_args(argv))
     except (ValueError, OSError) as error:
@@ -132,6 +133,7 @@ def load_checkpoint_and_data(args: argparse.Namespace) -> tuple[Supernet, Evalua
 def choose_archs(model: Supernet, args: argparse.Namespace) -> list[Arch]:
     """The architectures to rank, without repetition, in order of their index."""
     if args.archs:
+        # Eight digits are a macro code; fewer are an index.
         parsed = {model.space.parse(int(arch) if arch.isdigit() and len(arch) < 8 else arch) for arch in args.archs}
         return sorted(parsed, key=model.space.index)
     num = len(model.space) if args.num_archs == 'all' else int(args.num_archs)
@@ -161,6 +163,7 @@ def provenance(model: Supernet, args: argparse.Namespace) -> dict[str, Any]:
         'split': model.is_split,
         'checkpoint': Path(args.checkpoint).name,
         'checkpoint_sha256': sha256(args.checkpoint),
+        'training': training_of(args.checkpoint),
         'architectures': 'given' if args.archs else f'{args.num_archs}, drawn with seed {args.seed}',
         'calibration': {
             'batches': args.calib_batches,

@@ -16,10 +16,8 @@ from condnet.task import SupernetTask
 MODELS = ('nb201_cond_supernet', 'macro_cond_supernet')
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Bit-identity is claimed for equal threads, and with one a busy machine does not stall the tests."""
-    torch.set_num_threads(1)
+# Bit-identity is claimed for equal threads; with one, a busy machine does not stall the tests.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope='session')

@@ -43,7 +43,8 @@ def test_split_changes_no_output_bit(trained):
     before, before_ema = outputs(task.model, archs, images), outputs(ema, archs, images)
     task.split(optimizer)
     assert task.model.is_split and ema.is_split
-    for old, new in zip(before + before_ema, outputs(task.model, archs, images) + outputs(ema, archs, images), strict=True):
+    after = outputs(task.model, archs, images) + outputs(ema, archs, images)
+    for old, new in zip(before + before_ema, after, strict=True):
         assert torch.equal(old, new)
 
 

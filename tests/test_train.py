@@ -17,7 +17,6 @@ from condnet.train import main, parse_args
 def whole_run(tiny_data, tmp_path_factory):
     """An uninterrupted training, which keeps its checkpoints after every epoch."""
     output = tmp_path_factory.mktemp('whole')
-    torch.set_num_threads(1)
     assert main(train_args(tiny_data, output, '--model-ema', '--keep-epochs', '1', '2', '3')) == 0
     return output
 
@@ -100,7 +99,9 @@ def test_flags_override_the_recipe(tmp_path):
         parse_args(['-c', str(tmp_path / 'bad.yaml'), '--data-dir', 'x'])
 
 
-@pytest.mark.parametrize('name', ['nb201_full', 'nb201_no_zero', 'nb201_only_conv', 'macro', 'nb201_short', 'macro_short'])
+@pytest.mark.parametrize(
+    'name', ['nb201_full', 'nb201_no_zero', 'nb201_only_conv', 'macro', 'nb201_short', 'macro_short']
+)
 def test_recipes_are_valid(name):
     args = parse_args(['-c', name, '--data-dir', 'x'])
     assert set(args.keep_epochs) >= {args.split_epoch}

@@ -1,0 +1,216 @@
+"""The ranking command on a small data set and made-up tables, and what it refuses."""
+
+import csv
+import json
+import pickle
+import re
+import shutil
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import train_args
+
+from condnet import get_space
+from condnet.benchmarks import load_benchmark
+from condnet.checkpoint import load_model, save_model
+from condnet.checkpoint import main as checkpoint_main
+from condnet.ranking import Prediction
+from condnet.results import (
+    TABLE_END,
+    TABLE_START,
+    read_predictions,
+    summarize_predictions,
+    write_predictions,
+)
+from condnet.results import (
+    main as results_main,
+)
+from condnet.train import main as train_main
+from condnet.validate import main
+
+
+def write_table(path, indices, **changes):
+    """A benchmark table with true costs and made-up accuracies; changes are columns of its last row."""
+    space = get_space('nb201')
+    with path.open('w', newline='') as file:
+        writer = csv.DictWriter(file, ['index', 'arch_str', 'cifar10_test_acc', 'params_MB', 'flops_M'])
+        writer.writeheader()
+        for index in indices:
+            cost = space.cost(index)
+            row = {
+                'index': index, 'arch_str': space.format(index), 'cifar10_test_acc': 50 + index % 40,
+                'params_MB': f'{cost.params / 1e6:.6f}', 'flops_M': f'{cost.flops / 1e6:.6f}',
+            }  # fmt: skip
+            writer.writerow(row | (changes if index == indices[-1] else {}))
+    return path
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tiny_data, tmp_path_factory):
+    """A checkpoint of the training command, split."""
+    output = tmp_path_factory.mktemp('trained')
+    assert train_main(train_args(tiny_data, output)) == 0
+    return output / 'last.pth.tar'
+
+
+@pytest.fixture(scope='module')
+def table(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp('table') / 'nas-bench-201.csv', range(40))
+
+
+def arguments(checkpoint, tiny_data, table, output, *more):
+    return [
+        '--checkpoint', str(checkpoint), '--data-dir', str(tiny_data), '--benchmark', str(table), '--results-file',
+        str(output / 'ranking.csv'), '--calib-batches', '1', '--archs', *map(str, range(12)), *more,
+    ]  # fmt: skip
+
+
+def test_results_are_reproducible_in_any_order(checkpoint, tiny_data, table, tmp_path, capsys):
+    space = get_space('nb201')
+    archs = [space.format(index) for index in reversed(range(12))]
+    assert main(arguments(checkpoint, tiny_data, table, tmp_path / 'a')) == 0
+    assert 'KT all' in capsys.readouterr().out
+    assert main([*arguments(checkpoint, tiny_data, table, tmp_path / 'b'), '--archs', *archs]) == 0
+    first, second = (tmp_path / name / 'ranking.csv' for name in 'ab')
+    assert first.read_bytes() == second.read_bytes()
+    predictions = read_predictions(first)
+    assert [p.index for p in predictions] == list(range(12))
+    assert (tmp_path / 'a' / 'ranking.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_summary_says_what_made_it_and_agrees_with_the_predictions(checkpoint, tiny_data, table, tmp_path):
+    assert main(arguments(checkpoint, tiny_data, table, tmp_path)) == 0
+    summary = json.loads((tmp_path / 'ranking.json').read_text())
+    recomputed = summarize_predictions(read_predictions(tmp_path / 'ranking.csv'), load_benchmark('nb201', str(table)))
+    assert {key: summary[key] for key in recomputed} == recomputed
+    assert summary['split'] is True and summary['space'] == 'nb201/full' and summary['num_archs'] == 12
+    assert re.fullmatch(r'[0-9a-f]{64}', summary['checkpoint_sha256'])
+    assert str(tiny_data) not in json.dumps(summary)
+    assert set(summary['versions']) == {'condnet', 'torch', 'timm'}
+
+
+def test_predictions_of_a_folder_do_not_depend_on_the_validation_batch(checkpoint, tiny_data, table, tmp_path):
+    assert checkpoint_main([str(checkpoint), str(tmp_path / 'model')]) == 0
+    for size in ('7', '1000'):
+        more = ['--batch-size', size]
+        assert main(arguments(tmp_path / 'model', tiny_data, table, tmp_path / size, *more)) == 0
+    small, large = (read_predictions(tmp_path / size / 'ranking.csv') for size in ('7', '1000'))
+    for a, b in zip(small, large, strict=True):
+        assert a.index == b.index and abs(a.loss - b.loss) < 1e-4
+    training = json.loads((tmp_path / '7' / 'ranking.json').read_text())['training']
+    assert (training['trained_epochs'], training['split_epoch'], training['lr']) == (4, 2, 0.025)
+
+
+def test_prediction_files_round_trip(tmp_path):
+    predictions = [Prediction(3, 10.1, 0.1 + 0.2), Prediction(1, 100 / 3, 1e-17)]
+    write_predictions(tmp_path / 'p.csv', predictions)
+    assert read_predictions(tmp_path / 'p.csv') == predictions[::-1]
+    (tmp_path / 'p.csv').write_text('index,accuracy,loss\n1,2,3\n1,2,3\n')
+    with pytest.raises(ValueError, match='twice'):
+        read_predictions(tmp_path / 'p.csv')
+    (tmp_path / 'p.csv').write_text('a,b\n1,2\n')
+    with pytest.raises(ValueError, match='no predictions'):
+        read_predictions(tmp_path / 'p.csv')
+
+
+def test_results_table_of_the_readme(checkpoint, tiny_data, table, tmp_path, capsys):
+    assert main(arguments(checkpoint, tiny_data, table, tmp_path / 'results')) == 0
+    readme = tmp_path / 'README.md'
+    readme.write_text(f'before\n{TABLE_START}\nold\n{TABLE_END}\nafter\n')
+    call = ['--readme', str(readme), '--results', str(tmp_path / 'results')]
+    assert results_main(call) == 0 and 'updated' in capsys.readouterr().out
+    assert results_main(call) == 0 and 'up to date' in capsys.readouterr().out
+    text = readme.read_text()
+    assert (
+        text.startswith('before')
+        and text.endswith('after\n')
+        and 'old' not in text
+        and '| 4 epochs, split at 2, seed 0 | 12 | accuracy |' in text
+    )
+
+
+@pytest.fixture
+def refuse(checkpoint, tiny_data, table, tmp_path, capsys):
+    """Run with one thing changed, expect one line, and nothing written."""
+
+    def run(*more, **changes):
+        parts = {'checkpoint': checkpoint, 'tiny_data': tiny_data, 'table': table, 'output': tmp_path / 'out'} | changes
+        assert main(arguments(*parts.values(), *more)) == 2
+        assert not (tmp_path / 'out').exists()
+        captured = capsys.readouterr()
+        error = captured.err.strip().splitlines()[-1]
+        assert error.startswith('condnet-validate: error: ') and 'Traceback' not in captured.err
+        return error
+
+    return run
+
+
+def test_bad_architectures_and_flags(refuse):
+    assert 'unknown operation' in refuse('--archs', '|conv~0|+|none~0|none~1|+|none~0|none~1|none~2|')
+    assert '0..15624' in refuse('--archs', '15625')
+    assert '--calib-batches is 0' in refuse('--calib-batches', '0')
+    assert 'ends in .csv' in refuse('--results-file', 'x.txt')
+    assert "--num-archs is 'many'" in refuse('--num-archs', 'many')
+
+
+def test_bad_checkpoints(refuse, checkpoint, tmp_path):
+    assert 'no checkpoint file' in refuse(checkpoint=tmp_path / 'missing.pth.tar')
+    (tmp_path / 'cut.pth.tar').write_bytes(checkpoint.read_bytes()[:5000])
+    assert 'damaged' in refuse(checkpoint=tmp_path / 'cut.pth.tar')
+    save_model(timm.create_model('nb201_net'), tmp_path / 'net')
+    assert 'expected a super-network' in refuse(checkpoint=tmp_path / 'net')
+    assert "not 'macro_cond_supernet'" in refuse('--model', 'macro_cond_supernet')
+    save_model(load_model(checkpoint), tmp_path / 'folder')
+    weights = (tmp_path / 'folder' / 'model.safetensors').read_bytes()
+    (tmp_path / 'folder' / 'model.safetensors').write_bytes(weights[: len(weights) // 2])
+    assert 'cannot load' in refuse(checkpoint=tmp_path / 'folder')
+    (tmp_path / 'folder' / 'model.safetensors').unlink()
+    assert 'lacks model.safetensors' in refuse(checkpoint=tmp_path / 'folder')
+
+
+def test_checkpoint_folder_of_another_space(refuse, checkpoint, tmp_path):
+    save_model(timm.create_model('nb201_cond_supernet', space='only_conv'), tmp_path / 'convs')
+    assert 'not in the subset' in refuse('--archs', '0', checkpoint=tmp_path / 'convs')
+    config = (tmp_path / 'convs' / 'config.json').read_text()
+    (tmp_path / 'convs' / 'config.json').write_text(config.replace('only_conv', 'full'))
+    assert 'does not fit' in refuse(checkpoint=tmp_path / 'convs')
+
+
+def test_malicious_pickle_as_checkpoint_does_not_run(refuse, tmp_path):
+    class Malicious:
+        def __reduce__(self):
+            return open, (str(tmp_path / 'owned'), 'w')
+
+    torch.save(Malicious(), tmp_path / 'evil.pth.tar')
+    assert 'more than tensors' in refuse(checkpoint=tmp_path / 'evil.pth.tar')
+    (tmp_path / 'raw.pth.tar').write_bytes(pickle.dumps(Malicious()))
+    assert 'more than tensors' in refuse(checkpoint=tmp_path / 'raw.pth.tar')
+    assert not (tmp_path / 'owned').exists()
+
+
+def test_bad_data(refuse, tiny_data, tmp_path):
+    assert str(tmp_path / 'missing') in refuse(tiny_data=tmp_path / 'missing')
+    (tmp_path / 'empty').mkdir()
+    assert 'empty' in refuse(tiny_data=tmp_path / 'empty')
+    from PIL import Image
+
+    for file in shutil.copytree(tiny_data, tmp_path / 'small').rglob('*.png'):
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(file)
+    assert '16' in refuse(tiny_data=tmp_path / 'small')
+
+
+def test_bad_tables(refuse, tmp_path):
+    def table(name, indices=range(12), **changes):
+        return write_table(tmp_path / name, indices, **changes)
+
+    assert 'missing.csv' in refuse(table=tmp_path / 'missing.csv')
+    assert '11' in refuse(table=table('lacks.csv', range(11)))
+    assert 'nan' in refuse(table=table('nan.csv', cifar10_test_acc='nan')).lower()
+    assert 'twice' in (error := refuse(table=table('twice.csv', [*range(12), 3]))) or 'duplicate' in error
+    macro = {
+        '00000000': {'mean_acc': 80.0, 'params': get_space('macro').cost(0).params, 'flops': 1, 'test_acc': [80.0]}
+    }
+    (tmp_path / 'macro.json').write_text(json.dumps(macro))
+    assert 'macro.json' in refuse(table=tmp_path / 'macro.json')
