@@ -7,7 +7,7 @@ candidate has one weight set, so its output has to suit whatever ran before. Wit
 Training all of those from scratch would starve them. So training starts with one shared context. The *split*, once,
 copies every weight set into one per context, and training goes on: the copies specialise.
 
-Source: "Conditional super-network weights", sections 3.2 and 3.3.
+Source: "Conditional super-network weights" (https://arxiv.org/abs/2104.11522), sections 3.2 and 3.3.
 """
 
 import copy

@@ -44,9 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('schedule')
     group.add_argument('--epochs', type=int, default=250, help='epochs of the schedule')
     group.add_argument('--split-epoch', type=int, default=0, help='split after so many epochs; 0 for never')
-    group.add_argument(
-        '--stop-epoch', type=int, default=0, help='stop after so many epochs of the schedule; 0 for never'
-    )
+    group.add_argument('--stop-epoch', type=int, default=0, help='stop after so many epochs of the schedule; 0: never')
     group.add_argument('--resume', metavar='CHECKPOINT', help='continue from this checkpoint; with --split-epoch also '
                        'an unsplit one with a split')  # fmt: skip
     group.add_argument('--keep-epochs', type=int, nargs='*', default=[], help='keep the checkpoints after these epochs')
