@@ -56,7 +56,14 @@ def _load_training_model(path: str | Path) -> nn.Module:
     checkpoint = read_training_checkpoint(path)
     args = checkpoint['args']
     state_dict = checkpoint['state_dict']
-    kwargs = {**args.model_kwargs, 'split': True} if state_dict_is_split(state_dict) else args.model_kwargs
+    kwargs = {
+        'num_classes': args.num_classes,
+        'in_chans': args.input_size[0],
+        'pretrained_cfg_overlay': {'input_size': tuple(args.input_size)},
+        **args.model_kwargs,
+    }
+    if state_dict_is_split(state_dict):
+        kwargs['split'] = True
     model = _create_model(args.model, kwargs, path)
     check_state_dict(state_dict, model)
     model.load_state_dict(state_dict)

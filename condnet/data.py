@@ -21,6 +21,7 @@ from timm.utils import natural_key
 from torchvision.datasets import CIFAR10
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # normalised images (B, C, H, W) and targets (B,)
+CIFAR10_CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 _Files = dict[tuple[str, str], tuple[Path, int, int]]  # (class, file name): file, offset and size in bytes
 
 _SPLIT_NAMES = {True: ('train',), False: ('test', 'val', 'valid', 'validation')}
@@ -492,3 +493,45 @@ def create_timm_loader(
         persistent_workers=False,  # workers that live on are not seeded again
     )
     return TimmLoader(loader, seed)
+
+
+def timm_images(
+    dataset: str, data_dir: str | Path, split: str, num: int, input_size: tuple[int, int, int], download: bool = False
+) -> Images:
+    """Some images of a data set that timm knows, the same ones every time, with timm's evaluation transform.
+
+    Args:
+        dataset: Name as in timm's `create_dataset`.
+        data_dir: Where the data set is.
+        split: Its part.
+        num: How many; they are drawn with seed 0.
+        input_size: Channels, height and width.
+        download: Fetch what is missing, where timm can.
+
+    Raises:
+        ValueError: If timm cannot open the data set, or it has fewer images.
+    """
+    loader = create_timm_loader(
+        dataset,
+        data_dir,
+        split,
+        input_size=input_size,
+        batch_size=1,
+        mean=(0.0,) * input_size[0],
+        std=(1.0,) * input_size[0],
+        train=False,
+        download=download,
+    )
+    data = loader.loader.dataset
+    if len(data) < num:
+        raise ValueError(f'{dataset}, split {split!r}, has {len(data)} images, expected at least {num}')
+    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:num].tolist()
+    pairs = [data[i] for i in chosen]
+    targets = torch.tensor([int(target) for _, target in pairs])
+    return Images(torch.stack([torch.as_tensor(image) for image, _ in pairs]), targets, ())
+
+
+def dataset_name(images: Images) -> str:
+    """`cifar10` if images are those of CIFAR-10, as far as classes and size tell; or else `other`."""
+    is_cifar10 = images.classes == CIFAR10_CLASSES and tuple(images.images.shape[1:]) == (3, 32, 32)
+    return 'cifar10' if is_cifar10 else 'other'

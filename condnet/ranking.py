@@ -88,26 +88,13 @@ def predict(model: nn.Module, archs: Iterable['str | int | Arch'], data: Evaluat
         yield evaluate_subnet(model, arch, data)
 
 
-def evaluation_data(
-    images: Images,
-    config: dict[str, Any],
-    num_batches: int = 20,
-    num_images: int | None = None,
-    *,
-    device: torch.device | str = 'cpu',
-    channels_last: bool = False,
-    **kwargs: Any,
-) -> EvaluationData:
-    """Choose calibration and withheld images from a training set, and normalise them.
+def choose_images(images: Images, num_batches: int = 20, num_images: int | None = None) -> tuple[Images, Images]:
+    """Choose calibration and withheld images from a training set, the same ones every time.
 
     Args:
         images: The whole training set, the withheld images included.
-        config: `pretrained_cfg` of the model (mean, std).
         num_batches: Calibration batches of 256.
         num_images: How many of the withheld images, equally many of each class; None for all.
-        device: Where they go.
-        channels_last: Their memory layout.
-        **kwargs: Further fields of `EvaluationData`.
 
     Raises:
         ValueError: If the data set does not have so many images.
@@ -117,11 +104,31 @@ def evaluation_data(
     validation = images.select(withheld)
     if num_images is not None:
         validation = subset_withheld(validation, num_images)
+    return images.select(trained[chosen]), validation
+
+
+def evaluation_data(
+    calibration: Images,
+    validation: Images,
+    config: dict[str, Any],
+    device: torch.device | str = 'cpu',
+    channels_last: bool = False,
+    **kwargs: Any,
+) -> EvaluationData:
+    """Normalise images for evaluation.
+
+    Args:
+        calibration: Training images for BatchNorm.
+        validation: Images that were not trained on.
+        config: `pretrained_cfg` of the model (mean, std).
+        device: Where they go.
+        channels_last: Their memory layout.
+        **kwargs: Further fields of `EvaluationData`.
+    """
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
-    def prepare(pixels: torch.Tensor) -> torch.Tensor:
-        return normalize(pixels.to(device), config['mean'], config['std']).contiguous(memory_format=memory_format)
+    def prepare(images: Images) -> torch.Tensor:
+        pixels = normalize(images.images.to(device), config['mean'], config['std'])
+        return pixels.contiguous(memory_format=memory_format)
 
-    return EvaluationData(
-        prepare(images.images[trained[chosen]]), prepare(validation.images), validation.targets.to(device), **kwargs
-    )
+    return EvaluationData(prepare(calibration), prepare(validation), validation.targets.to(device), **kwargs)

@@ -62,8 +62,13 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     return rows
 
 
-def summarize_predictions(predictions: list[Prediction], table: BenchmarkTable) -> dict[str, Any]:
-    """Every metric of predictions by accuracy, by negative loss, and of the trivial baselines."""
+def summarize_predictions(predictions: list[Prediction], table: BenchmarkTable | None) -> dict[str, Any]:
+    """Every metric of predictions by accuracy, by negative loss, and of the trivial baselines.
+
+    Without a table, only how many there are.
+    """
+    if table is None:
+        return {'num_archs': len(predictions)}
     predictions = sorted(predictions, key=lambda prediction: prediction.index)
     truth = table.select([prediction.index for prediction in predictions])
     return summarize(

@@ -36,7 +36,8 @@ class SupernetTask(ClassificationTask):
         self.step = 0  # steps begun so far
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
+        """The super-network or stand-alone network (timm's models have no common type)."""
         return self.trainable_module
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -19,10 +19,19 @@ from timm.utils import CheckpointSaver, ParseKwargs, setup_default_logging, upda
 from torch import nn
 
 from condnet.checkpoint import read_training_checkpoint
-from condnet.data import InMemoryLoader, check_size, load_images, withheld_indices
+from condnet.data import (
+    Images,
+    InMemoryLoader,
+    TimmLoader,
+    check_size,
+    create_timm_loader,
+    load_images,
+    timm_images,
+    withheld_indices,
+)
 from condnet.engine import evaluate_fixed_archs, train_one_epoch
 from condnet.models import Supernet
-from condnet.ranking import EvaluationData, evaluation_data
+from condnet.ranking import CALIBRATION_BATCH_SIZE, EvaluationData, choose_images, evaluation_data
 from condnet.recipes import find_recipe
 from condnet.task import SupernetTask
 
@@ -35,6 +44,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('-c', '--config', metavar='RECIPE', help='name of a packaged recipe, or a YAML file')
     parser.add_argument('--data-dir', help='directory with CIFAR-10, or with another data set of small images')
     parser.add_argument('--download', action='store_true', help='download CIFAR-10 into --data-dir if it is not there')
+    parser.add_argument('--dataset', help="any other data set, by timm's name for it; default: small images, in memory")
+    parser.add_argument('--train-split', default='train', help='with --dataset: the part to train on')
+    parser.add_argument('--val-split', default='validation', help='with --dataset: the part to validate on')
+    parser.add_argument('--num-classes', type=int, help='default: those of the data; with --dataset 10')
+    parser.add_argument('--input-size', type=int, nargs=3, help='default: that of the data; with --dataset 3 32 32')
+    parser.add_argument('--workers', type=int, default=1, help='with --dataset: processes that load it')
     parser.add_argument('--output', default='output/train', help='directory of checkpoints and summary.csv')
     group = parser.add_argument_group('model')
     group.add_argument('--model', default='nb201_cond_supernet', help='name of a timm model')
@@ -120,9 +135,10 @@ def train(args: argparse.Namespace) -> None:
     """
     device = torch.device(args.device)
     checkpoint = read_training_checkpoint(args.resume) if args.resume else None
+    source = open_data(args)
     task, optimizer, scheduler = create_training(args, device)
     start_epoch = resume(task, optimizer, scheduler, checkpoint, args) if checkpoint else 0
-    batches, data = create_data(args, task.model, device)
+    batches, data = create_data(args, source, task.model.pretrained_cfg, device)
     output = prepare_output(args, start_epoch)
     saver = CheckpointSaver(task.model, optimizer, args, checkpoint_dir=str(output), max_history=1, task=task)
     archs = fixed_archs(task.model, args.eval_archs)
@@ -155,7 +171,13 @@ def create_training(
     if kwargs.pop('split', False):
         raise ValueError('a training starts unsplit; use --split-epoch instead of the model argument split')
     try:
-        model = timm.create_model(args.model, **kwargs)
+        model = timm.create_model(
+            args.model,
+            num_classes=args.num_classes,
+            in_chans=args.input_size[0],
+            pretrained_cfg_overlay={'input_size': tuple(args.input_size)},
+            **kwargs,
+        )
     except (RuntimeError, TypeError) as error:  # unknown model, unknown argument
         raise ValueError(f'cannot build the model {args.model!r}: {error}') from error
     if args.split_epoch and not isinstance(model, Supernet):
@@ -170,7 +192,8 @@ def create_training(
 
 
 # What must be the same for a resumed training to be the one that was interrupted.
-_SAME = ('model', 'model_kwargs', 'epochs', 'batch_size', 'seed', 'opt', 'lr', 'min_lr', 'sched', 'momentum',
+_SAME = ('model', 'model_kwargs', 'num_classes', 'input_size', 'dataset', 'epochs',
+          'batch_size', 'seed', 'opt', 'lr', 'min_lr', 'sched', 'momentum',
          'weight_decay', 'model_ema', 'model_ema_decay', 'channels_last')  # fmt: skip
 
 
@@ -216,29 +239,55 @@ def resume(
     return start_epoch
 
 
+def open_data(args: argparse.Namespace) -> Images | None:
+    """The training set in memory, or None with `--dataset`; settles number of classes and size of the images."""
+    images = None if args.dataset else load_images(args.data_dir, train=True, download=args.download)
+    num_classes = 10 if images is None else len(images.classes)
+    input_size = [3, 32, 32] if images is None else list(images.images.shape[1:])
+    args.num_classes, args.input_size = args.num_classes or num_classes, args.input_size or input_size
+    if images is not None:
+        if args.num_classes < num_classes:
+            raise ValueError(f'--num-classes is {args.num_classes}, but {args.data_dir} has {num_classes} classes')
+        check_size(images, args.input_size)
+    return images
+
+
 def create_data(
-    args: argparse.Namespace, model: nn.Module, device: torch.device
-) -> tuple[InMemoryLoader, EvaluationData]:
+    args: argparse.Namespace, images: Images | None, config: dict[str, Any], device: torch.device
+) -> tuple[InMemoryLoader | TimmLoader, EvaluationData]:
     """Batches to train on, and the data of the check after an epoch."""
-    images = load_images(args.data_dir, train=True, download=args.download)
-    config = cast(dict[str, Any], model.pretrained_cfg)
-    check_size(images, config['input_size'])
-    trained, _ = withheld_indices(images.targets)
-    if len(trained) < args.batch_size:
-        raise ValueError(f'{args.data_dir} has {len(trained)} training images, fewer than a batch of {args.batch_size}')
-    batches = InMemoryLoader(
-        images.select(trained),
-        args.batch_size,
-        config['mean'],
-        config['std'],
-        seed=args.seed,
-        device=device,
-        channels_last=args.channels_last,
-    )
-    data = evaluation_data(
-        images, config, args.eval_batches, args.eval_images, device=device, channels_last=args.channels_last
-    )
-    return batches, data
+    batches: InMemoryLoader | TimmLoader
+    if images is None:
+        size, calib_images = tuple(args.input_size), args.eval_batches * CALIBRATION_BATCH_SIZE
+        batches = create_timm_loader(
+            args.dataset,
+            args.data_dir,
+            args.train_split,
+            input_size=size,
+            batch_size=args.batch_size,
+            mean=config['mean'],
+            std=config['std'],
+            seed=args.seed,
+            workers=args.workers,
+            device=device,
+            download=args.download,
+        )
+        calibration = timm_images(args.dataset, args.data_dir, args.train_split, calib_images, size)
+        validation = timm_images(args.dataset, args.data_dir, args.val_split, args.eval_images, size, args.download)
+    else:
+        calibration, validation = choose_images(images, args.eval_batches, args.eval_images)
+        batches = InMemoryLoader(
+            images.select(withheld_indices(images.targets)[0]),
+            args.batch_size,
+            config['mean'],
+            config['std'],
+            seed=args.seed,
+            device=device,
+            channels_last=args.channels_last,
+        )
+    if len(batches) == 0:
+        raise ValueError(f'{args.data_dir} has fewer training images than a batch of {args.batch_size}')
+    return batches, evaluation_data(calibration, validation, config, device, args.channels_last)
 
 
 def fixed_archs(model: nn.Module, num: int) -> list:

@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -17,9 +17,16 @@ from tqdm import tqdm
 import condnet
 from condnet.benchmarks import BenchmarkTable, load_benchmark
 from condnet.checkpoint import load_model, sha256, training_of
-from condnet.data import check_size, load_images
+from condnet.data import Images, check_size, dataset_name, load_images, timm_images
 from condnet.models import Supernet
-from condnet.ranking import CALIBRATION_BATCH_SIZE, EvaluationData, Prediction, evaluation_data, predict
+from condnet.ranking import (
+    CALIBRATION_BATCH_SIZE,
+    EvaluationData,
+    Prediction,
+    choose_images,
+    evaluation_data,
+    predict,
+)
 from condnet.results import plot_predictions, summarize_predictions, write_atomically, write_predictions
 from condnet.spaces import Arch
 
@@ -34,6 +41,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--model', help='refuse a checkpoint of another model')
     parser.add_argument('--data-dir', required=True, help='directory with the data set that it was trained on')
     parser.add_argument('--download', action='store_true', help='download what is missing: CIFAR-10, benchmark table')
+    parser.add_argument('--dataset', help="any other data set, by timm's name for it; default: small images, in memory")
+    parser.add_argument('--train-split', default='train', help='with --dataset: the part it was trained on')
+    parser.add_argument('--val-split', default='validation', help='with --dataset: the part to validate on')
     parser.add_argument('--benchmark', help='ground truth: file or directory (default: look into $CONDNET_DATA)')
     parser.add_argument('--results-file', default='output/ranking.csv', help='predictions; .json and .png beside it')
     group = parser.add_argument_group('architectures')
@@ -87,9 +97,14 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ValueError: If checkpoint, data and table do not fit together. Nothing is written then.
     """
-    model, data = load_checkpoint_and_data(args)
+    model = load_supernet(args)
     archs = choose_archs(model, args)
-    table = find_table(model, args).select([model.space.index(arch) for arch in archs])
+    calibration, validation = load_evaluation_images(model, args)
+    name = dataset_name(validation)
+    table = find_table(model, name, args)
+    if table is not None:
+        table = table.select([model.space.index(arch) for arch in archs])
+    data = prepare_data(model, calibration, validation, args)
     started = time.perf_counter()
     progress = tqdm(predict(model, archs, data), 'ranking', len(archs), disable=not sys.stderr.isatty())
     predictions = list(log_lines(progress, len(archs)))
@@ -97,6 +112,7 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
     summary = {
         **summarize_predictions(predictions, table),
         **provenance(model, args),
+        'dataset': args.dataset or name,
         'seconds_per_architecture': round(seconds / len(archs), 3),
     }
     write_results(Path(args.results_file), predictions, table, summary)
@@ -104,30 +120,45 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
     return summary
 
 
-def load_checkpoint_and_data(args: argparse.Namespace) -> tuple[Supernet, EvaluationData]:
-    """The super-network of the checkpoint, and what its architectures are evaluated on."""
+def load_supernet(args: argparse.Namespace) -> Supernet:
+    """The super-network of the checkpoint."""
     model = load_model(args.checkpoint)
-    name = cast(dict[str, Any], model.pretrained_cfg)['architecture']
+    if not isinstance(model, Supernet):
+        raise ValueError(f'{args.checkpoint} holds a {type(model).__name__}, expected a super-network')
+    name = model.pretrained_cfg['architecture']
     if args.model and args.model != name:
         raise ValueError(f'{args.checkpoint} holds the model {name!r}, not {args.model!r}')
-    if not isinstance(model, Supernet):
-        raise ValueError(f'{args.checkpoint} holds the model {name!r}, expected a super-network')
-    device = torch.device(args.device)
-    model.to(device).to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
+    model.to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
+    return model.to(torch.device(args.device))
+
+
+def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[Images, Images]:
+    """Images to calibrate on, of the training set, and images to validate on, which no training has seen."""
+    size = model.pretrained_cfg['input_size']
+    if args.dataset:
+        num = args.calib_batches * CALIBRATION_BATCH_SIZE
+        calibration = timm_images(args.dataset, args.data_dir, args.train_split, num, size, args.download)
+        num = args.eval_images or 5000
+        return calibration, timm_images(args.dataset, args.data_dir, args.val_split, num, size, args.download)
     images = load_images(args.data_dir, train=True, download=args.download)
-    check_size(images, model.pretrained_cfg['input_size'])
-    data = evaluation_data(
-        images,
+    check_size(images, size)
+    if len(images.classes) > model.num_classes:
+        raise ValueError(f'{args.data_dir} has {len(images.classes)} classes, the checkpoint knows {model.num_classes}')
+    return choose_images(images, args.calib_batches, args.eval_images)
+
+
+def prepare_data(model: Supernet, calibration: Images, validation: Images, args: argparse.Namespace) -> EvaluationData:
+    """The images as the model takes them."""
+    return evaluation_data(
+        calibration,
+        validation,
         model.pretrained_cfg,
-        args.calib_batches,
-        args.eval_images,
-        device=device,
-        channels_last=args.channels_last,
+        torch.device(args.device),
+        args.channels_last,
         batch_size=args.batch_size,
         momentum=args.calib_momentum,
         amp_dtype=_AMP_DTYPES[args.amp_dtype],
     )
-    return model, data
 
 
 def choose_archs(model: Supernet, args: argparse.Namespace) -> list[Arch]:
@@ -140,9 +171,16 @@ def choose_archs(model: Supernet, args: argparse.Namespace) -> list[Arch]:
     return model.space.sample_distinct(num, args.seed)
 
 
-def find_table(model: Supernet, args: argparse.Namespace) -> BenchmarkTable:
-    """The benchmark's table of the model's space."""
-    return load_benchmark(model.space.name, args.benchmark, download=args.download)
+def find_table(model: Supernet, dataset: str, args: argparse.Namespace) -> BenchmarkTable | None:
+    """The benchmark's table of the model's space; None for a data set that no benchmark is known of.
+
+    Raises:
+        ValueError: If there should be one and is not, or the one that was given is of another data set.
+    """
+    if dataset != 'cifar10' and args.benchmark is None:
+        _logger.info('no benchmark knows this data set: the predictions are written without a comparison')
+        return None
+    return load_benchmark(model.space.name, args.benchmark, dataset, download=args.download)
 
 
 def log_lines(predictions: Any, num: int) -> Any:
@@ -179,17 +217,22 @@ def provenance(model: Supernet, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def write_results(path: Path, predictions: list[Prediction], table: BenchmarkTable, summary: dict[str, Any]) -> None:
-    """Write predictions (CSV), summary (JSON) and scatter plot (PNG), each whole or not at all."""
+def write_results(
+    path: Path, predictions: list[Prediction], table: BenchmarkTable | None, summary: dict[str, Any]
+) -> None:
+    """Write predictions (CSV), summary (JSON) and, with a table, a scatter plot (PNG), each whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(path, predictions)
     write_atomically(path.with_suffix('.json'), (json.dumps(summary, indent=2) + '\n').encode())
-    plot_predictions(path.with_suffix('.png'), predictions, table, summary)
-    _logger.info(f'wrote {path}, {path.with_suffix(".json").name} and {path.with_suffix(".png").name}')
+    if table is not None:
+        plot_predictions(path.with_suffix('.png'), predictions, table, summary)
+    _logger.info(f'wrote {path} and what belongs to it')
 
 
 def format_summary(summary: dict[str, Any]) -> str:
     """A small table of the summary, for the terminal."""
+    if 'accuracy' not in summary:
+        return f'{summary["model"]} ({summary["space"]}), {summary["num_archs"]} architectures, no ground truth'
     lines = [
         f'{summary["model"]} ({summary["space"]}, {"split" if summary["split"] else "unsplit"}), '
         f'{summary["num_archs"]} architectures, true accuracy: mean {summary["truth_mean"]:.2f}, '

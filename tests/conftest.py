@@ -11,6 +11,7 @@ from PIL import Image
 from timm.optim import create_optimizer_v2
 
 import condnet  # noqa: F401  # registers the models
+from condnet.data import CIFAR10_CLASSES
 from condnet.task import SupernetTask
 
 MODELS = ('nb201_cond_supernet', 'macro_cond_supernet')
@@ -58,8 +59,8 @@ def tiny_data(tmp_path_factory) -> Path:
     """A class folder of 10 x 30 coloured noise images of 32x32 pixels that a network can tell apart."""
     root = tmp_path_factory.mktemp('tiny')
     generator = np.random.default_rng(0)
-    for label in range(10):
-        folder = root / 'train' / f'class{label}'
+    for label, name in enumerate(CIFAR10_CLASSES):
+        folder = root / 'train' / name
         folder.mkdir(parents=True)
         for i in range(30):
             pixels = generator.integers(0, 128, (32, 32, 3)) + (np.array([label, 9 - label, label // 2]) * 12)

@@ -91,6 +91,16 @@ def test_standalone_network_trains(tiny_data, tmp_path):
     assert load_model(tmp_path / 'last.pth.tar').arch == (3, 3, 3, 3, 3, 3)
 
 
+def test_any_other_data_set_goes_through_timm(tiny_data, tmp_path):
+    folder = shutil.copytree(tiny_data / 'train', tmp_path / 'data' / 'validation').parent
+    shutil.copytree(tiny_data / 'train', folder / 'train')
+    more = ['--dataset', 'ImageFolder', '--input-size', '3', '16', '16', '--epochs', '1', '--split-epoch', '0']
+    assert main(train_args(folder, tmp_path / 'out', *more)) == 0
+    model = load_model(tmp_path / 'out' / 'last.pth.tar')
+    assert model.pretrained_cfg['input_size'] == (3, 16, 16)
+    assert read_training_checkpoint(tmp_path / 'out' / 'last.pth.tar')['task_state']['step'] == 4
+
+
 def test_flags_override_the_recipe(tmp_path):
     args = parse_args(['-c', 'nb201_no_zero', '--data-dir', 'x', '--split-epoch', '140', '--lr', '0.1'])
     assert (args.epochs, args.split_epoch, args.lr, args.model_kwargs) == (250, 140, 0.1, {'space': 'no_zero'})
@@ -122,7 +132,7 @@ def test_recipes_are_valid(name):
         (['-c', 'nothing'], 'no recipe'),
         (['--data-dir', 'nowhere'], 'nowhere'),
         (['--resume', 'nowhere.pth.tar'], 'no checkpoint file'),
-        (['--batch-size', '1000'], 'fewer than a batch'),
+        (['--batch-size', '1000'], 'batch size is 1000, expected 1..270'),
         (['--eval-images', '15'], '15'),
     ],
 )

@@ -201,6 +201,19 @@ def test_bad_data(refuse, tiny_data, tmp_path):
     assert '16' in refuse(tiny_data=tmp_path / 'small')
 
 
+def test_data_set_without_a_benchmark(checkpoint, tiny_data, table, tmp_path, refuse):
+    """Predictions without a comparison; a table of another data set is refused."""
+    other = shutil.copytree(tiny_data, tmp_path / 'other')
+    (other / 'train' / 'truck').rename(other / 'train' / 'wagon')
+    assert 'other' in refuse(tiny_data=other)
+    call = arguments(checkpoint, other, table, tmp_path / 'results')
+    del call[call.index('--benchmark') : call.index('--results-file')]
+    assert main(call) == 0
+    summary = json.loads((tmp_path / 'results' / 'ranking.json').read_text())
+    assert summary['num_archs'] == 12 and summary['dataset'] == 'other' and 'accuracy' not in summary
+    assert len(read_predictions(tmp_path / 'results' / 'ranking.csv')) == 12
+
+
 def test_bad_tables(refuse, tmp_path):
     def table(name, indices=range(12), **changes):
         return write_table(tmp_path / name, indices, **changes)

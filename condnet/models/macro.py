@@ -1,7 +1,7 @@
 """NAS-Bench-Macro: the super-network with conditional weights, and the benchmark's stand-alone networks.
 
 Papers:
-* `Conditional super-network weights` - https://arxiv.org/abs/2104.11522, the super-network, its predecessors and its size
+* `Conditional super-network weights` - https://arxiv.org/abs/2104.11522, the super-network
 * `Prioritized Architecture Sampling with Monto-Carlo Tree Search` - https://arxiv.org/abs/2103.11922
 """
 

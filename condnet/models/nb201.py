@@ -1,7 +1,7 @@
 """NAS-Bench-201: the super-network with conditional weights, and the benchmark's stand-alone networks.
 
 Papers:
-* `Conditional super-network weights` - https://arxiv.org/abs/2104.11522, the super-network, its predecessors and its size
+* `Conditional super-network weights` - https://arxiv.org/abs/2104.11522, the super-network
 * `NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search` - https://arxiv.org/abs/2001.00326
 * `SCARLET-NAS: Bridging the Gap between Stability and Scalability` - https://arxiv.org/abs/1908.06022, the linear
   transform on the skip connection

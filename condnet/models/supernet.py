@@ -19,6 +19,7 @@ class Supernet(nn.Module):
     """
 
     space: SearchSpace
+    num_classes: int
     pretrained_cfg: dict[str, Any]  # set by timm
 
     def choice_blocks(self) -> list[ChoiceBlock]:
