@@ -97,6 +97,8 @@ def test_subnet_of_another_shape():
     net = model.eval().get_active_subnet()
     assert torch.equal(net(images), model(images))
     assert net(images).shape == (2, 7)
+    model.reset_classifier(3, 'max')
+    assert torch.equal(model.get_active_subnet()(images), model(images))
 
 
 def test_contexts_are_used():

@@ -188,12 +188,11 @@ class MacroSupernet(Supernet, _Macro):
 
         super().__init__(make_layer, num_classes, in_chans, global_pool, device, dtype)
         self.space = self_space
-        self._standalone_args: dict[str, Any] = {'in_chans': in_chans, 'global_pool': global_pool}
         if split:
             self.split()
 
     def _make_standalone(self, arch: Arch) -> 'MacroNet':
-        return MacroNet(arch=arch, num_classes=self.num_classes, **self._standalone_args)
+        return MacroNet(arch, self.num_classes, self.in_chans, global_pool=self.global_pool.pool_type)
 
 
 class MacroNet(_Macro):

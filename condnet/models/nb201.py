@@ -217,19 +217,21 @@ class NB201Supernet(Supernet, _NB201):
 
         super().__init__(make_edge, num_classes, in_chans, cells_per_stage, channels, global_pool, device, dtype)
         self.space = self_space
-        self._standalone_args: dict[str, Any] = {
-            'cells_per_stage': cells_per_stage,
-            'channels': channels,
-            'linear_skip': linear_skip,
-            'in_chans': in_chans,
-            'global_pool': global_pool,
-            'affine': False,
-        }
+        self.cells_per_stage, self.channels, self.linear_skip = cells_per_stage, channels, linear_skip
         if split:
             self.split()
 
     def _make_standalone(self, arch: Arch) -> 'NB201Net':
-        return NB201Net(arch=arch, num_classes=self.num_classes, **self._standalone_args)
+        return NB201Net(
+            arch,
+            self.num_classes,
+            self.in_chans,
+            self.cells_per_stage,
+            self.channels,
+            affine=False,
+            linear_skip=self.linear_skip,
+            global_pool=self.global_pool.pool_type,
+        )
 
 
 class NB201Net(_NB201):
