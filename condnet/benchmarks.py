@@ -134,6 +134,8 @@ def load_benchmark(
 
 
 def _find_table(space: str, path: 'str | os.PathLike[str] | None', download: bool) -> Path:
+    if space not in FILE_NAMES:
+        raise ValueError(f'no benchmark is known for {space}; expected one of {", ".join(FILE_NAMES)}')
     name = FILE_NAMES[space]
     if path is not None:
         if Path(path).is_file():
@@ -153,6 +155,11 @@ def _find_table(space: str, path: 'str | os.PathLike[str] | None', download: boo
         return _download_macro(cached)
     place = f'{directory} ({DATA_VARIABLE}) holds no {name}' if directory else f'{DATA_VARIABLE} is not set'
     raise ValueError(f'no {space} table: no path given and {place}; {_HOW_TO_GET[space]}')
+
+
+def holds_table(directory: 'str | os.PathLike[str]', space: str) -> bool:
+    """Whether a directory, or its `benchmarks` folder, holds a table of a space."""
+    return space in FILE_NAMES and _look_in(Path(directory), space) is not None
 
 
 def _look_in(directory: Path, space: str) -> Path | None:
@@ -267,11 +274,12 @@ def _check_rows(space: SearchSpace, rows: list[_Row], source: Path) -> None:
             raise ValueError(f'{source}: accuracy {row.accuracy} of index {row.number}; expected a percentage')
         if not (0 < row.params < 1 << 50 and 0 < row.flops < 1 << 50):
             raise ValueError(f'{source}: {row.params:.3g} parameters, {row.flops:.3g} FLOPs of index {row.number}')
-    # Another data set means another classifier, which shows in every parameter count.
-    surplus = {row.params - space.cost(row.number).params for row in rows}
-    if len(surplus) == 1 and surplus != {0}:
-        extra = surplus.pop()
-        raise ValueError(f'{source}: every parameter count is off by {extra:+}; expected those of cifar10 networks')
+        cost = space.cost(row.number)
+        if (row.params, row.flops) != (cost.params, cost.flops):  # another data set means another classifier
+            raise ValueError(
+                f'{source}: {row.params:,} parameters and {row.flops:,} FLOPs of index {row.number}; '
+                f'expected {cost.params:,} and {cost.flops:,} of a cifar10 network'
+            )
 
 
 # NATS-Bench records: bz2-compressed pickles, one a network

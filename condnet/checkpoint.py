@@ -15,6 +15,7 @@ import torch
 from timm.models import save_for_hf
 from torch import nn
 
+from condnet.commands import run
 from condnet.models.supernet import check_state_dict, state_dict_is_split
 
 WEIGHTS_NAME = 'model.safetensors'
@@ -37,25 +38,33 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
     missing = {'epoch', 'args', 'state_dict', 'task_state', 'optimizer'} - found
     if missing:
         raise ValueError(f'{path} is no training checkpoint of condnet: it lacks {", ".join(sorted(missing))}')
+    if not isinstance(checkpoint['args'], argparse.Namespace) or not hasattr(checkpoint['args'], 'data_name'):
+        raise ValueError(f'{path} is no training checkpoint of condnet: its args are of another program')
     return checkpoint
 
 
-def load_model(path: str | Path) -> nn.Module:
+def load_model(path: str | Path, use_ema: bool = False) -> nn.Module:
     """Build the model of a checkpoint, with its weights, on the CPU.
 
     Args:
         path: A training checkpoint (`.pth.tar`), or a folder with `model.safetensors` and `config.json`.
+        use_ema: Whether to take the averaged weights of a training checkpoint.
 
     Raises:
         ValueError: If it is missing, damaged, or does not fit the model it names.
     """
-    return _load_folder(Path(path)) if Path(path).is_dir() else _load_training_model(path)
+    if Path(path).is_dir():
+        if use_ema:
+            raise ValueError(f'{path} is a model folder; averaged weights are in training checkpoints')
+        return _load_folder(Path(path))
+    return _load_training_model(path, use_ema)
 
 
-def _load_training_model(path: str | Path) -> nn.Module:
+def _load_training_model(path: str | Path, use_ema: bool) -> nn.Module:
     checkpoint = read_training_checkpoint(path)
-    args = checkpoint['args']
-    state_dict = checkpoint['state_dict']
+    args, state_dict = checkpoint['args'], checkpoint.get('state_dict_ema' if use_ema else 'state_dict')
+    if state_dict is None:
+        raise ValueError(f'{path} has no averaged weights; train with --model-ema')
     kwargs = {
         'num_classes': args.num_classes,
         'in_chans': args.input_size[0],
@@ -98,7 +107,19 @@ def training_of(path: str | Path) -> dict[str, Any]:
         return json.loads((Path(path) / 'config.json').read_text()).get('training', {})
     checkpoint = read_training_checkpoint(path)
     args = vars(checkpoint['args'])
-    kept = ('epochs', 'seed', 'batch_size', 'opt', 'lr', 'min_lr', 'sched', 'momentum', 'weight_decay')
+    kept = (
+        'data_name',
+        'data_sha256',
+        'epochs',
+        'seed',
+        'batch_size',
+        'opt',
+        'lr',
+        'min_lr',
+        'sched',
+        'momentum',
+        'weight_decay',
+    )
     split_epoch = args['split_epoch'] if checkpoint['task_state']['split'] else None
     return {'trained_epochs': checkpoint['epoch'] + 1, 'split_epoch': split_epoch, **{key: args[key] for key in kept}}
 
@@ -140,12 +161,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('checkpoint', help='training checkpoint')
     parser.add_argument('folder', help='folder to write')
     args = parser.parse_args(argv)
-    try:
-        save_model(load_model(args.checkpoint), args.folder, training_of(args.checkpoint))
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    return 0
+    return run(
+        'condnet.checkpoint',
+        lambda: save_model(load_model(args.checkpoint), args.folder, training_of(args.checkpoint)),
+    )
 
 
 if __name__ == '__main__':

@@ -97,8 +97,6 @@ class ChoiceBlock(nn.Module):
             for _ in range(1, self.space.num_contexts(self.decision) if has_weights(source) else 1):
                 weight_sets.append(copy.deepcopy(source))
                 copies += zip(source.parameters(), weight_sets[-1].parameters(), strict=True)
-        for _, new in copies:
-            new.grad = None  # a gradient belongs to the step in which the source ran
         return copies
 
 

@@ -22,6 +22,7 @@ from torchvision.datasets import CIFAR10
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # normalised images (B, C, H, W) and targets (B,)
 CIFAR10_CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
+CIFAR10_IMAGES = 50_000  # in the training set
 _Files = dict[tuple[str, str], tuple[Path, int, int]]  # (class, file name): file, offset and size in bytes
 
 _SPLIT_NAMES = {True: ('train',), False: ('test', 'val', 'valid', 'validation')}
@@ -48,6 +49,12 @@ class Images:
     def select(self, indices: torch.Tensor) -> 'Images':
         """The images with these indices (M,), in this order; the classes stay all."""
         return Images(self.images[indices], self.targets[indices], self.classes)
+
+    def sha256(self) -> str:
+        """SHA-256 of all images and labels in their order."""
+        digest = hashlib.sha256(self.images.cpu().numpy().tobytes())
+        digest.update(self.targets.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def digests(self) -> list[str]:
         """SHA-256 of the pixels of every image, to compare sets of images by content."""
@@ -152,7 +159,10 @@ def _scan_tar(source: Path) -> _Files:
     for path in images:
         if not path.parent.name:
             raise ValueError(f'{source}: {path} is in no class folder; expected files named class/image.jpg')
-    return {(path.parent.name, path.name): location for path, location in images.items()}
+    files = {(path.parent.name, path.name): location for path, location in images.items()}
+    if len(files) != len(images):
+        raise ValueError(f'{source} holds several images of one class and name; expected one set of class folders')
+    return files
 
 
 def _check_same_classes(source: Path, files: _Files, train_source: Path | None) -> None:
@@ -532,6 +542,6 @@ def timm_images(
 
 
 def dataset_name(images: Images) -> str:
-    """`cifar10` if images are those of CIFAR-10, as far as classes and size tell; or else `other`."""
-    is_cifar10 = images.classes == CIFAR10_CLASSES and tuple(images.images.shape[1:]) == (3, 32, 32)
+    """`cifar10` if a training set is that of CIFAR-10, as far as classes, size and number tell; or else `other`."""
+    is_cifar10 = images.classes == CIFAR10_CLASSES and tuple(images.images.shape) == (CIFAR10_IMAGES, 3, 32, 32)
     return 'cifar10' if is_cifar10 else 'other'

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from condnet.models import Supernet
-from condnet.ranking import EvaluationData, evaluate_subnet, validate
+from condnet.ranking import EvaluationData, accuracy_and_loss, evaluate_subnet
 from condnet.spaces import Arch
 from condnet.task import SupernetTask
 
@@ -35,7 +35,7 @@ def train_one_epoch(
         ValueError: If the loss is not finite.
     """
     task.train()
-    total, images, started = torch.zeros((), dtype=torch.float64), 0, time.perf_counter()
+    total, images, started = torch.zeros((), device=task.device), 0, time.perf_counter()
     progress = tqdm(batches, f'epoch {epoch}', num_batches, leave=False, disable=not sys.stderr.isatty())
     for i, (input, target) in enumerate(progress):
         loss = task(input, target)['loss']
@@ -43,7 +43,7 @@ def train_one_epoch(
         loss.backward()
         optimizer.step()
         task.update_ema(step=task.step)
-        total += loss.detach().double().cpu() * len(input)
+        total += loss.detach() * len(input)
         images += len(input)
         if i % log_interval == 0 or i == num_batches - 1:
             _log_progress(task, epoch, i, num_batches, float(loss.detach()), images / (time.perf_counter() - started))
@@ -74,7 +74,7 @@ def evaluate_fixed_archs(task: SupernetTask, archs: list[Arch], data: Evaluation
         results = [evaluate_subnet(task.model, arch, data) for arch in archs]
         accuracies, losses = [result.accuracy for result in results], [result.loss for result in results]
     else:
-        accuracies, losses = ([value] for value in validate(task.model, data))
+        accuracies, losses = ([value] for value in accuracy_and_loss(task.model, data))
     return {
         'loss': sum(losses) / len(losses),
         'accuracy': sum(accuracies) / len(accuracies),

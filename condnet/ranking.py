@@ -4,6 +4,7 @@ For each architecture: activate it, recalibrate BatchNorm, validate, and give th
 So no result depends on what was evaluated before, and the super-network is not changed.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -49,16 +50,14 @@ class Prediction:
 
 
 @torch.no_grad()
-def validate(model: nn.Module, data: EvaluationData) -> tuple[float, float]:
-    """Accuracy in percent and mean cross-entropy of a network in eval mode, as it is."""
-    training = model.training
+def accuracy_and_loss(model: nn.Module, data: EvaluationData) -> tuple[float, float]:
+    """Accuracy in percent and mean cross-entropy of a network as it is; it is left in eval mode."""
     model.eval()
     correct, loss = torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.float64)
     for images, targets in zip(data.images.split(data.batch_size), data.targets.split(data.batch_size), strict=True):
         logits = model(images).float()
         loss += F.cross_entropy(logits, targets, reduction='none').double().sum().cpu()
         correct += (logits.argmax(1) == targets).sum().cpu()
-    model.train(training)
     return 100 * correct.item() / len(data.targets), loss.item() / len(data.targets)
 
 
@@ -66,19 +65,22 @@ def evaluate_subnet(model: nn.Module, arch: 'str | int | Arch', data: Evaluation
     """Recalibrate and validate one architecture; the super-network is left as it was.
 
     Raises:
-        ValueError: If it is no architecture of the model's search space.
+        ValueError: If it is no architecture of the model's search space, or its loss is not finite.
     """
     if not isinstance(model, Supernet):
         raise ValueError(f'only a super-network predicts architectures, not {type(model).__name__}')
-    active = model.active_subnet
+    active, training = model.active_subnet, model.training
     model.set_active_subnet(arch)
     device_type = data.images.device.type
     try:
         with preserved_statistics(model), torch.autocast(device_type, data.amp_dtype, data.amp_dtype is not None):
             calibrate(model, data.calibration, momentum=data.momentum)
-            accuracy, loss = validate(model, data)
+            accuracy, loss = accuracy_and_loss(model, data)
     finally:
+        model.train(training)
         model.set_active_subnet(active)
+    if not math.isfinite(loss):
+        raise ValueError(f'the validation loss of architecture {model.space.format(arch)} is {loss}')
     return Prediction(model.space.index(arch), accuracy, loss)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from condnet.benchmarks import BenchmarkTable
+from condnet.commands import run
 from condnet.metrics import summarize
 from condnet.ranking import Prediction
 
@@ -80,8 +81,8 @@ def summarize_predictions(predictions: list[Prediction], table: BenchmarkTable |
     )
 
 
-def plot_predictions(path: Path, predictions: list[Prediction], table: BenchmarkTable, summary: dict[str, Any]) -> None:
-    """Scatter plot of prediction against truth, by accuracy and by loss (PNG)."""
+def plot_predictions(predictions: list[Prediction], table: BenchmarkTable, summary: dict[str, Any]) -> bytes:
+    """Scatter plot of prediction against truth, by accuracy and by loss, as PNG."""
     from matplotlib.figure import Figure  # slow to import, and without pyplot no display is asked for
 
     truth = table.select([prediction.index for prediction in predictions])
@@ -94,7 +95,7 @@ def plot_predictions(path: Path, predictions: list[Prediction], table: Benchmark
     for ax, (name, (label, values)) in zip(axes, series.items(), strict=True):
         points = ax.scatter(values, truth.accuracy, c=truth.flops / 1e6, s=14, cmap='viridis', linewidths=0)
         tau = summary[name]['kendall_tau']
-        ax.set(xlabel=label, title=f'Kendall tau {tau:.2f}' if tau is not None else 'one architecture')
+        ax.set(xlabel=label, title=f'Kendall tau {tau:.2f}' if tau is not None else 'no Kendall tau')
         ax.grid(alpha=0.3)
     axes[0].set_ylabel('true accuracy (%)')
     axes[1].invert_xaxis()  # better to the right, as on the left
@@ -103,7 +104,7 @@ def plot_predictions(path: Path, predictions: list[Prediction], table: Benchmark
     figure.suptitle(f'{summary.get("model", "")} {summary.get("space", "")}, {kind}, {len(predictions)} architectures')
     stream = io.BytesIO()
     figure.savefig(stream, format='png', dpi=110)
-    write_atomically(path, stream.getvalue())
+    return stream.getvalue()
 
 
 def format_table(folder: str | Path) -> str:
@@ -114,6 +115,8 @@ def format_table(folder: str | Path) -> str:
     ]
     for path in sorted(Path(folder).glob('*.json')):
         summary = json.loads(path.read_text())
+        if 'accuracy' not in summary:
+            raise ValueError(f'{path} holds no metrics: its architectures were not compared with a table')
         link = f'[{path.stem}]({folder}/{path.name})'
         first = [link, describe_training(summary['training']), str(summary['num_archs'])]
         for name in ('accuracy', 'loss', 'flops'):
@@ -160,13 +163,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--readme', type=Path, default=Path('README.md'))
     parser.add_argument('--results', type=Path, default=Path('results'))
     args = parser.parse_args(argv)
-    try:
+
+    def command() -> None:
         changed = update_readme(args.readme, args.results)
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    print(f'{args.readme}: {"updated" if changed else "up to date"}')
-    return 0
+        print(f'{args.readme}: {"updated" if changed else "up to date"}')
+
+    return run('condnet.results', command)
 
 
 if __name__ == '__main__':

@@ -71,11 +71,13 @@ class SearchSpace:
     def parse(self, arch: 'str | int | Arch | list[int]') -> Arch:
         """Read an architecture given as tuple, official string or official index.
 
+        Text may also hold an index or a tuple, as it comes from a command line.
+
         Raises:
             ValueError: If it is not an architecture, or one outside of this subset.
         """
         if isinstance(arch, str):
-            parsed = self._from_string(arch)
+            parsed = self._from_text(arch.strip())
         elif isinstance(arch, (tuple, list)):
             parsed = self._from_sequence(arch)
         elif hasattr(arch, '__index__') and not isinstance(arch, bool):
@@ -84,11 +86,19 @@ class SearchSpace:
             raise ValueError(f'not an architecture of {self}: {arch!r}; expected a tuple, a string or an index')
         for operation in parsed:
             if operation not in self.choices:
+                known = ', '.join(self.operations[choice] for choice in self.choices)
                 raise ValueError(
-                    f'architecture {self.format(parsed)!r} uses {self.operations[operation]!r}, which is not in the '
-                    f'subset {self.subset!r} of {self.name} ({", ".join(self.operations[c] for c in self.choices)})'
+                    f'architecture {self._to_string(parsed)!r} uses {self.operations[operation]!r}, '
+                    f'which is not in the subset {self.subset!r} of {self.name} ({known})'
                 )
         return parsed
+
+    def _from_text(self, text: str) -> Arch:
+        if re.fullmatch(r'0|[1-9]\d{0,4}', text):
+            return self._from_index(int(text))
+        if re.fullmatch(r'\(\d+(, *\d+)*\)', text):
+            return self._from_sequence([int(number) for number in re.findall(r'\d+', text)])
+        return self._from_string(text)
 
     def _from_sequence(self, arch: 'Arch | list[int]') -> Arch:
         if len(arch) != len(self.predecessors):
@@ -119,9 +129,12 @@ class SearchSpace:
     def _from_string(self, text: str) -> Arch:
         raise NotImplementedError  # a space knows how its strings look
 
+    def _to_string(self, arch: Arch) -> str:
+        raise NotImplementedError  # a space knows how its strings look
+
     def format(self, arch: 'str | int | Arch') -> str:
         """Official string of an architecture."""
-        raise NotImplementedError  # a space knows how its strings look
+        return self._to_string(self.parse(arch))
 
     @property
     def cost_table(self) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
@@ -191,8 +204,8 @@ class NB201Space(SearchSpace):
                 raise ValueError(f'unknown operation {name!r} in {text!r}; expected one of {known}')
         return tuple(self.operations.index(name) for name in matches.groups())
 
-    def format(self, arch: 'str | int | Arch') -> str:
-        a, b, c, d, e, f = (self.operations[o] for o in (self.parse(arch) if not isinstance(arch, tuple) else arch))
+    def _to_string(self, arch: Arch) -> str:
+        a, b, c, d, e, f = (self.operations[operation] for operation in arch)
         return f'|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|'
 
     def _from_index(self, index: int) -> Arch:
@@ -247,8 +260,8 @@ class MacroSpace(SearchSpace):
             raise ValueError(f'not an architecture string of macro: {text!r}; expected eight digits 0, 1 or 2')
         return tuple(int(digit) for digit in text)
 
-    def format(self, arch: 'str | int | Arch') -> str:
-        return ''.join(str(operation) for operation in (arch if isinstance(arch, tuple) else self.parse(arch)))
+    def _to_string(self, arch: Arch) -> str:
+        return ''.join(str(operation) for operation in arch)
 
     @property
     def cost_table(self) -> tuple[Cost, tuple[dict[int, Cost], ...]]:

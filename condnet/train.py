@@ -5,6 +5,7 @@ import csv
 import json
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,18 @@ import yaml
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from timm.utils import CheckpointSaver, ParseKwargs, setup_default_logging, update_summary
+from timm.utils import CheckpointSaver, update_summary
 from torch import nn
 
 from condnet.checkpoint import read_training_checkpoint
+from condnet.commands import ModelKwargs, find_device, run
 from condnet.data import (
     Images,
     InMemoryLoader,
     TimmLoader,
     check_size,
     create_timm_loader,
+    dataset_name,
     load_images,
     timm_images,
     withheld_indices,
@@ -53,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--output', default='output/train', help='directory of checkpoints and summary.csv')
     group = parser.add_argument_group('model')
     group.add_argument('--model', default='nb201_cond_supernet', help='name of a timm model')
-    group.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, help='space=no_zero, arch=..., ...')
+    group.add_argument('--model-kwargs', nargs='*', default={}, action=ModelKwargs, help='space=no_zero, arch=..., ...')
     group.add_argument('--channels-last', action=argparse.BooleanOptionalAction, default=True, help='memory layout')
     group.add_argument('--device', default='cpu', help='device to train on')
     group = parser.add_argument_group('schedule')
@@ -92,15 +95,42 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser()
     config = parser.parse_known_args(argv)[0].config
     if config:
-        recipe = yaml.safe_load(find_recipe(config).read_text())
-        known = {action.dest for action in parser._actions}
-        unknown = sorted(set(recipe) - known) if isinstance(recipe, dict) else [str(recipe)]
-        if unknown:
-            raise ValueError(f'recipe {config}: unknown setting {unknown[0]!r}')
-        parser.set_defaults(**recipe)
+        parser.set_defaults(**read_recipe(config, parser))
     args = parser.parse_args(argv)
     _check_args(args)
     return args
+
+
+def read_recipe(name: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """The settings of a recipe, checked against the flags that they stand for.
+
+    Raises:
+        ValueError: If it is no recipe, or a setting is unknown or of the wrong type.
+    """
+    try:
+        recipe = yaml.safe_load(find_recipe(name).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f'recipe {name} is not YAML: {" ".join(str(error).split())}') from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f'recipe {name} holds {recipe!r}, expected settings')
+    actions = {action.dest: action for action in parser._actions}
+    for key, value in recipe.items():
+        if key not in actions:
+            raise ValueError(f'recipe {name}: unknown setting {key!r}')
+        expected = _setting_type(actions[key])
+        values = value if actions[key].nargs and isinstance(value, list) else [value]
+        is_list = isinstance(value, list) == (actions[key].nargs in ('*', 3) and expected is not dict)
+        if not is_list or not all(type(v) is expected or (expected is float and type(v) is int) for v in values):
+            raise ValueError(f'recipe {name}: {key} is {value!r}, which the flag does not take')
+    return recipe
+
+
+def _setting_type(action: argparse.Action) -> type:
+    if isinstance(action, ModelKwargs):
+        return dict
+    if action.nargs == 0:  # a switch
+        return bool
+    return {int: int, float: float}.get(action.type, str)  # type: ignore[call-overload]  # any callable may be a type
 
 
 def _check_args(args: argparse.Namespace) -> None:
@@ -109,6 +139,8 @@ def _check_args(args: argparse.Namespace) -> None:
     for name in ('epochs', 'batch_size', 'eval_archs', 'eval_batches', 'eval_images', 'log_interval'):
         if getattr(args, name) < 1:
             raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
+    if args.seed < 0:
+        raise ValueError(f'--seed is {args.seed}, expected 0 or more')
     for name, last in (('split_epoch', args.epochs - 1), ('stop_epoch', args.epochs)):
         if not 0 <= getattr(args, name) <= last:
             raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected 1..{last} for --epochs '
@@ -117,14 +149,7 @@ def _check_args(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Train; returns the exit status."""
-    if not logging.getLogger().handlers:  # a caller's logging is left alone
-        setup_default_logging()
-    try:
-        train(parse_args(argv))
-    except (ValueError, OSError) as error:
-        print(f'condnet-train: error: {error}', file=sys.stderr)
-        return 2
-    return 0
+    return run('condnet-train', lambda: train(parse_args(argv)))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -133,15 +158,15 @@ def train(args: argparse.Namespace) -> None:
     Raises:
         ValueError: If settings, data and checkpoint do not fit together. Nothing is written then.
     """
-    device = torch.device(args.device)
+    device = find_device(args.device)
     checkpoint = read_training_checkpoint(args.resume) if args.resume else None
     source = open_data(args)
     task, optimizer, scheduler = create_training(args, device)
     start_epoch = resume(task, optimizer, scheduler, checkpoint, args) if checkpoint else 0
     batches, data = create_data(args, source, task.model.pretrained_cfg, device)
+    archs = fixed_archs(task.model, args.eval_archs)
     output = prepare_output(args, start_epoch)
     saver = CheckpointSaver(task.model, optimizer, args, checkpoint_dir=str(output), max_history=1, task=task)
-    archs = fixed_archs(task.model, args.eval_archs)
     for epoch in range(start_epoch, min(args.epochs, args.stop_epoch or args.epochs)):
         if 0 < epoch == args.split_epoch and not task.get_task_state()['split']:
             task.split(optimizer)
@@ -151,11 +176,11 @@ def train(args: argparse.Namespace) -> None:
         metrics = train_one_epoch(task, optimizer, batches, epoch, len(batches), args.log_interval)
         scheduler.step(epoch + 1)
         due = args.eval_interval and ((epoch + 1) % args.eval_interval == 0 or epoch == args.epochs - 1)
-        eval_metrics = evaluate_fixed_archs(task, archs, data) if due else dict.fromkeys(_EVAL_METRICS, '')
-        saver.save_checkpoint(epoch)
-        if epoch + 1 in args.keep_epochs:
-            saver.save_milestone(epoch + 1)
+        eval_metrics = evaluate_fixed_archs(task, archs, data) if data and due else dict.fromkeys(_EVAL_METRICS, '')
+        # The checkpoint comes last: whatever an interruption cuts off here is done again by the resumed run.
         update_summary(epoch, metrics, eval_metrics, output / 'summary.csv', lr=lr)
+        saver.save_checkpoint(epoch)
+        keep_milestone(output, epoch + 1, args)
         _logger.info(f'epoch {epoch} done: {json.dumps(metrics | eval_metrics)}')
 
 
@@ -192,7 +217,7 @@ def create_training(
 
 
 # What must be the same for a resumed training to be the one that was interrupted.
-_SAME = ('model', 'model_kwargs', 'num_classes', 'input_size', 'dataset', 'epochs',
+_SAME = ('model', 'model_kwargs', 'num_classes', 'input_size', 'data_name', 'data_sha256', 'epochs',
           'batch_size', 'seed', 'opt', 'lr', 'min_lr', 'sched', 'momentum',
          'weight_decay', 'model_ema', 'model_ema_decay', 'channels_last')  # fmt: skip
 
@@ -245,7 +270,9 @@ def open_data(args: argparse.Namespace) -> Images | None:
     num_classes = 10 if images is None else len(images.classes)
     input_size = [3, 32, 32] if images is None else list(images.images.shape[1:])
     args.num_classes, args.input_size = args.num_classes or num_classes, args.input_size or input_size
+    args.data_name, args.data_sha256 = args.dataset, None
     if images is not None:
+        args.data_name, args.data_sha256 = dataset_name(images), images.sha256()
         if args.num_classes < num_classes:
             raise ValueError(f'--num-classes is {args.num_classes}, but {args.data_dir} has {num_classes} classes')
         check_size(images, args.input_size)
@@ -254,16 +281,15 @@ def open_data(args: argparse.Namespace) -> Images | None:
 
 def create_data(
     args: argparse.Namespace, images: Images | None, config: dict[str, Any], device: torch.device
-) -> tuple[InMemoryLoader | TimmLoader, EvaluationData]:
-    """Batches to train on, and the data of the check after an epoch."""
+) -> tuple[InMemoryLoader | TimmLoader, EvaluationData | None]:
+    """Batches to train on, and the data of the check after an epoch, if there is to be one."""
     batches: InMemoryLoader | TimmLoader
     if images is None:
-        size, calib_images = tuple(args.input_size), args.eval_batches * CALIBRATION_BATCH_SIZE
         batches = create_timm_loader(
             args.dataset,
             args.data_dir,
             args.train_split,
-            input_size=size,
+            input_size=tuple(args.input_size),
             batch_size=args.batch_size,
             mean=config['mean'],
             std=config['std'],
@@ -272,10 +298,7 @@ def create_data(
             device=device,
             download=args.download,
         )
-        calibration = timm_images(args.dataset, args.data_dir, args.train_split, calib_images, size)
-        validation = timm_images(args.dataset, args.data_dir, args.val_split, args.eval_images, size, args.download)
     else:
-        calibration, validation = choose_images(images, args.eval_batches, args.eval_images)
         batches = InMemoryLoader(
             images.select(withheld_indices(images.targets)[0]),
             args.batch_size,
@@ -287,7 +310,23 @@ def create_data(
         )
     if len(batches) == 0:
         raise ValueError(f'{args.data_dir} has fewer training images than a batch of {args.batch_size}')
+    if not args.eval_interval:
+        return batches, None
+    calibration, validation = choose_evaluation_images(args, images)
     return batches, evaluation_data(calibration, validation, config, device, args.channels_last)
+
+
+def choose_evaluation_images(args: argparse.Namespace, images: Images | None) -> tuple[Images, Images]:
+    """Images to calibrate on, and withheld images to validate on, for the check after an epoch."""
+    if images is not None:
+        return choose_images(images, args.eval_batches, args.eval_images)
+    size, num = tuple(args.input_size), args.eval_batches * CALIBRATION_BATCH_SIZE
+    calibration = timm_images(args.dataset, args.data_dir, args.train_split, num, size)
+    validation = timm_images(args.dataset, args.data_dir, args.val_split, args.eval_images, size, args.download)
+    classes = 1 + int(max(calibration.targets.max(), validation.targets.max()))
+    if classes > args.num_classes:
+        raise ValueError(f'--num-classes is {args.num_classes}, but {args.dataset} has at least {classes} classes')
+    return calibration, validation
 
 
 def fixed_archs(model: nn.Module, num: int) -> list:
@@ -296,26 +335,37 @@ def fixed_archs(model: nn.Module, num: int) -> list:
 
 
 def prepare_output(args: argparse.Namespace, start_epoch: int) -> Path:
-    """Make the output directory; of the summary of an earlier run keep what the resumed one does not write again.
+    """Make the output directory; of an earlier run there keep what the resumed one does not write again.
 
     Raises:
         ValueError: If another training is there.
     """
     output, last = Path(args.output), Path(args.output) / 'last.pth.tar'
-    if last.exists() and not (args.resume and Path(args.resume).resolve().parent == output.resolve()):
+    if last.exists() and not (args.resume and Path(args.resume).resolve() == last.resolve()):
         raise ValueError(f'{output} holds a training; continue it with --resume {last}, or choose another --output')
     output.mkdir(parents=True, exist_ok=True)
+    if args.resume and last.exists():
+        keep_milestone(output, start_epoch, args)  # in case that the run was interrupted just before
     summary = output / 'summary.csv'
     if summary.exists():
         with summary.open(newline='') as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-        kept = [row for row in rows if row and int(row[0]) < start_epoch]
+            rows = list(csv.reader(file))
+        kept = [row for row in rows[1:] if row and int(row[0]) < start_epoch]
         temporary = summary.with_suffix('.tmp')
         with temporary.open('w', newline='') as file:
-            csv.writer(file).writerows([header, *kept])
+            csv.writer(file, lineterminator='\n').writerows([*rows[:1], *kept] if kept else [])
         os.replace(temporary, summary)
     (output / 'args.yaml').write_text(yaml.safe_dump(vars(args)))
     return output
+
+
+def keep_milestone(output: Path, epoch: int, args: argparse.Namespace) -> None:
+    """Keep the last checkpoint for good, if it is one of `--keep-epochs` and not kept yet."""
+    milestone = output / f'milestone-{epoch}.pth.tar'
+    if epoch in args.keep_epochs and not milestone.exists():
+        temporary = milestone.with_suffix('.tmp')
+        shutil.copy(output / 'last.pth.tar', temporary)
+        os.replace(temporary, milestone)
 
 
 if __name__ == '__main__':

@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import platform
 import sys
 import time
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any
 
 import timm
 import torch
-from timm.utils import setup_default_logging
 from tqdm import tqdm
 
 import condnet
-from condnet.benchmarks import BenchmarkTable, load_benchmark
+from condnet.benchmarks import FILE_NAMES, BenchmarkTable, holds_table, load_benchmark
 from condnet.checkpoint import load_model, sha256, training_of
+from condnet.commands import find_device, hardware_name, run
 from condnet.data import Images, check_size, dataset_name, load_images, timm_images
 from condnet.models import Supernet
 from condnet.ranking import (
@@ -39,16 +38,17 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser('condnet-validate', description=__doc__, allow_abbrev=False)
     parser.add_argument('--checkpoint', required=True, help='training checkpoint, or folder of a model')
     parser.add_argument('--model', help='refuse a checkpoint of another model')
+    parser.add_argument('--use-ema', action='store_true', help='take the averaged weights of a training checkpoint')
     parser.add_argument('--data-dir', required=True, help='directory with the data set that it was trained on')
     parser.add_argument('--download', action='store_true', help='download what is missing: CIFAR-10, benchmark table')
     parser.add_argument('--dataset', help="any other data set, by timm's name for it; default: small images, in memory")
     parser.add_argument('--train-split', default='train', help='with --dataset: the part it was trained on')
     parser.add_argument('--val-split', default='validation', help='with --dataset: the part to validate on')
-    parser.add_argument('--benchmark', help='ground truth: file or directory (default: look into $CONDNET_DATA)')
+    parser.add_argument('--benchmark', help='ground truth: file or directory (default: --data-dir, $CONDNET_DATA)')
     parser.add_argument('--results-file', default='output/ranking.csv', help='predictions; .json and .png beside it')
     group = parser.add_argument_group('architectures')
     group.add_argument('--num-archs', default='200', help="how many random ones, or 'all'")
-    group.add_argument('--archs', nargs='*', help='these instead: official strings or indices')
+    group.add_argument('--archs', nargs='*', help='these instead: strings, indices or tuples')
     group.add_argument('--seed', type=int, default=0, help='seed of the random ones')
     group = parser.add_argument_group('evaluation')
     group.add_argument('--calib-batches', type=int, default=20, help='BatchNorm calibration batches of 256')
@@ -72,6 +72,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ('calib_batches', 'batch_size', 'eval_images'):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
+    if args.calib_momentum is not None and not 0 < args.calib_momentum <= 1:
+        raise ValueError(f'--calib-momentum is {args.calib_momentum}, expected a number in (0, 1]')
     if args.num_archs != 'all' and not args.num_archs.isdigit():
         raise ValueError(f"--num-archs is {args.num_archs!r}, expected a number or 'all'")
     if Path(args.results_file).suffix != '.csv':
@@ -81,14 +83,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Rank; returns the exit status."""
-    if not logging.getLogger().handlers:  # a caller's logging is left alone
-        setup_default_logging()
-    try:
-        validate(parse_args(argv))
-    except (ValueError, OSError) as error:
-        print(f'condnet-validate: error: {error}', file=sys.stderr)
-        return 2
-    return 0
+    return run('condnet-validate', lambda: validate(parse_args(argv)))
 
 
 def validate(args: argparse.Namespace) -> dict[str, Any]:
@@ -99,9 +94,8 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
     """
     model = load_supernet(args)
     archs = choose_archs(model, args)
-    calibration, validation = load_evaluation_images(model, args)
-    name = dataset_name(validation)
-    table = find_table(model, name, args)
+    calibration, validation, name = load_evaluation_images(model, args)
+    table = find_table(model, name, args) if len(archs) > 1 else None  # one architecture has no rank
     if table is not None:
         table = table.select([model.space.index(arch) for arch in archs])
     data = prepare_data(model, calibration, validation, args)
@@ -112,7 +106,9 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
     summary = {
         **summarize_predictions(predictions, table),
         **provenance(model, args),
-        'dataset': args.dataset or name,
+        'dataset': name,
+        'eval_images': len(validation),
+        'table': None if table is None else {'file': Path(table.path).name, 'sha256': table.sha256},
         'seconds_per_architecture': round(seconds / len(archs), 3),
     }
     write_results(Path(args.results_file), predictions, table, summary)
@@ -122,29 +118,39 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
 
 def load_supernet(args: argparse.Namespace) -> Supernet:
     """The super-network of the checkpoint."""
-    model = load_model(args.checkpoint)
+    model = load_model(args.checkpoint, args.use_ema)
     if not isinstance(model, Supernet):
         raise ValueError(f'{args.checkpoint} holds a {type(model).__name__}, expected a super-network')
     name = model.pretrained_cfg['architecture']
     if args.model and args.model != name:
         raise ValueError(f'{args.checkpoint} holds the model {name!r}, not {args.model!r}')
     model.to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
-    return model.to(torch.device(args.device))
+    return model.to(find_device(args.device))
 
 
-def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[Images, Images]:
-    """Images to calibrate on, of the training set, and images to validate on, which no training has seen."""
+def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[Images, Images, str]:
+    """Images to calibrate on, images to validate on, which no training has seen, and the name of the data set.
+
+    Raises:
+        ValueError: If the checkpoint was trained on another data set.
+    """
     size = model.pretrained_cfg['input_size']
     if args.dataset:
-        num = args.calib_batches * CALIBRATION_BATCH_SIZE
+        name, num = args.dataset, args.calib_batches * CALIBRATION_BATCH_SIZE
         calibration = timm_images(args.dataset, args.data_dir, args.train_split, num, size, args.download)
         num = args.eval_images or 5000
-        return calibration, timm_images(args.dataset, args.data_dir, args.val_split, num, size, args.download)
-    images = load_images(args.data_dir, train=True, download=args.download)
-    check_size(images, size)
-    if len(images.classes) > model.num_classes:
-        raise ValueError(f'{args.data_dir} has {len(images.classes)} classes, the checkpoint knows {model.num_classes}')
-    return choose_images(images, args.calib_batches, args.eval_images)
+        validation = timm_images(args.dataset, args.data_dir, args.val_split, num, size, args.download)
+    else:
+        images = load_images(args.data_dir, train=True, download=args.download)
+        check_size(images, size)
+        name = dataset_name(images)
+        calibration, validation = choose_images(images, args.calib_batches, args.eval_images)
+    trained_on = training_of(args.checkpoint).get('data_name', name)
+    if trained_on != name:
+        raise ValueError(f'{args.checkpoint} was trained on data {trained_on!r}, not on {name!r} of {args.data_dir}')
+    if int(validation.targets.max()) >= model.num_classes:
+        raise ValueError(f'{args.data_dir} has more classes than the {model.num_classes} of {args.checkpoint}')
+    return calibration, validation, name
 
 
 def prepare_data(model: Supernet, calibration: Images, validation: Images, args: argparse.Namespace) -> EvaluationData:
@@ -153,7 +159,7 @@ def prepare_data(model: Supernet, calibration: Images, validation: Images, args:
         calibration,
         validation,
         model.pretrained_cfg,
-        torch.device(args.device),
+        find_device(args.device),
         args.channels_last,
         batch_size=args.batch_size,
         momentum=args.calib_momentum,
@@ -164,9 +170,7 @@ def prepare_data(model: Supernet, calibration: Images, validation: Images, args:
 def choose_archs(model: Supernet, args: argparse.Namespace) -> list[Arch]:
     """The architectures to rank, without repetition, in order of their index."""
     if args.archs:
-        # Eight digits are a macro code; fewer are an index.
-        parsed = {model.space.parse(int(arch) if arch.isdigit() and len(arch) < 8 else arch) for arch in args.archs}
-        return sorted(parsed, key=model.space.index)
+        return sorted({model.space.parse(arch) for arch in args.archs}, key=model.space.index)
     num = len(model.space) if args.num_archs == 'all' else int(args.num_archs)
     return model.space.sample_distinct(num, args.seed)
 
@@ -177,10 +181,13 @@ def find_table(model: Supernet, dataset: str, args: argparse.Namespace) -> Bench
     Raises:
         ValueError: If there should be one and is not, or the one that was given is of another data set.
     """
-    if dataset != 'cifar10' and args.benchmark is None:
-        _logger.info('no benchmark knows this data set: the predictions are written without a comparison')
+    space, path = model.space.name, args.benchmark
+    if path is None and (dataset != 'cifar10' or space not in FILE_NAMES):
+        _logger.info('no benchmark is known of space and data set: predictions are written without a comparison')
         return None
-    return load_benchmark(model.space.name, args.benchmark, dataset, download=args.download)
+    if path is None and holds_table(args.data_dir, space):
+        path = args.data_dir
+    return load_benchmark(space, path, dataset, download=args.download)
 
 
 def log_lines(predictions: Any, num: int) -> Any:
@@ -201,6 +208,7 @@ def provenance(model: Supernet, args: argparse.Namespace) -> dict[str, Any]:
         'split': model.is_split,
         'checkpoint': Path(args.checkpoint).name,
         'checkpoint_sha256': sha256(args.checkpoint),
+        'ema': args.use_ema,
         'training': training_of(args.checkpoint),
         'architectures': 'given' if args.archs else f'{args.num_archs}, drawn with seed {args.seed}',
         'calibration': {
@@ -208,11 +216,10 @@ def provenance(model: Supernet, args: argparse.Namespace) -> dict[str, Any]:
             'batch_size': CALIBRATION_BATCH_SIZE,
             'momentum': args.calib_momentum,
         },
-        'eval_images': args.eval_images or 'all withheld',
         'amp_dtype': args.amp_dtype,
         'channels_last': args.channels_last,
         'device': args.device,
-        'hardware': f'{platform.machine()}, {torch.get_num_threads()} threads',
+        'hardware': hardware_name(find_device(args.device)),
         'versions': {'condnet': condnet.__version__, 'torch': torch.__version__, 'timm': timm.__version__},
     }
 
@@ -221,11 +228,12 @@ def write_results(
     path: Path, predictions: list[Prediction], table: BenchmarkTable | None, summary: dict[str, Any]
 ) -> None:
     """Write predictions (CSV), summary (JSON) and, with a table, a scatter plot (PNG), each whole or not at all."""
+    plot = None if table is None else plot_predictions(predictions, table, summary)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(path, predictions)
     write_atomically(path.with_suffix('.json'), (json.dumps(summary, indent=2) + '\n').encode())
-    if table is not None:
-        plot_predictions(path.with_suffix('.png'), predictions, table, summary)
+    if plot is not None:
+        write_atomically(path.with_suffix('.png'), plot)
     _logger.info(f'wrote {path} and what belongs to it')
 
 

@@ -54,6 +54,14 @@ def random_batch(size: int = 8, seed: int = 0):
     return images, torch.randint(10, (size,), generator=generator)
 
 
+@pytest.fixture(autouse=True, scope='session')
+def tiny_cifar10():
+    """Let the small data set below pass for CIFAR-10, of which there are tables."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('condnet.data.CIFAR10_IMAGES', 300)
+        yield
+
+
 @pytest.fixture(scope='session')
 def tiny_data(tmp_path_factory) -> Path:
     """A class folder of 10 x 30 coloured noise images of 32x32 pixels that a network can tell apart."""

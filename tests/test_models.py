@@ -179,6 +179,27 @@ def test_checkpoint_of_another_model_or_space_is_refused(tmp_path):
             timm.create_model(name, pretrained=True, pretrained_cfg_overlay={'file': str(model_path)}, **kwargs)
 
 
+def test_network_of_another_architecture_is_refused(tmp_path):
+    """Also where timm would load what fits, because the number of classes differs."""
+    save_model(timm.create_model('nb201_net', arch=6111, cells_per_stage=1), tmp_path)
+    overlay = {'file': str(tmp_path / 'model.safetensors')}
+    kwargs = {'cells_per_stage': 1, 'pretrained': True, 'pretrained_cfg_overlay': overlay, 'num_classes': 7}
+    assert timm.create_model('nb201_net', arch=6111, **kwargs).num_classes == 7
+    with pytest.raises(ValueError, match='does not fit'):
+        timm.create_model('nb201_net', arch=(3, 1, 3, 4, 3, 1), **kwargs)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_extracted_subnet_is_a_timm_model(name, tmp_path):
+    model = timm.create_model(name, pretrained_cfg_overlay={'mean': (0.1, 0.2, 0.3)}).eval()
+    model.set_active_subnet(model.space.sample_distinct(1, seed=8)[0])
+    save_model(model.get_active_subnet(), tmp_path)
+    net = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    assert net.arch == model.active_subnet and net.pretrained_cfg['mean'] == (0.1, 0.2, 0.3)
+    images, _ = random_batch(2)
+    assert torch.allclose(net(images), model(images), atol=1e-2)  # stored in half precision
+
+
 def test_unknown_argument_and_subset():
     with pytest.raises(TypeError):
         timm.create_model('nb201_cond_supernet', wat=1)

@@ -30,6 +30,7 @@ def test_tuple_string_and_index_name_the_same_architecture(name, subset):
         index = space.index(arch)
         indices.add(index)
         assert space.parse(index) == space.parse(space.format(arch)) == space.parse(list(arch)) == arch
+        assert space.parse(str(index)) == space.parse(str(arch)) == arch
     assert len(indices) == len(space)
 
 
@@ -110,13 +111,17 @@ def test_sample_distinct():
         ('macro', 'full', '02012103', 'eight digits'),
         ('macro', 'full', 6561, '0..6560'),
         ('macro', 'full', True, 'not an architecture'),
+        ('macro', 'full', '2222222', 'eight digits'),
+        ('macro', 'full', '(1, 2)', '8 decisions'),
+        ('nb201', 'full', '15625', '0..15624'),
     ],
 )
 def test_what_is_no_architecture_is_refused(name, subset, arch, message):
     space = get_space(name, subset)
     assert arch not in space
-    with pytest.raises(ValueError, match=message):
-        space.parse(arch)
+    for read in (space.parse, space.format, space.index):
+        with pytest.raises(ValueError, match=message):
+            read(arch)
 
 
 def test_unknown_space_is_refused():

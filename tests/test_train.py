@@ -104,9 +104,23 @@ def test_any_other_data_set_goes_through_timm(tiny_data, tmp_path):
 def test_flags_override_the_recipe(tmp_path):
     args = parse_args(['-c', 'nb201_no_zero', '--data-dir', 'x', '--split-epoch', '140', '--lr', '0.1'])
     assert (args.epochs, args.split_epoch, args.lr, args.model_kwargs) == (250, 140, 0.1, {'space': 'no_zero'})
-    (tmp_path / 'bad.yaml').write_text('epoch: 3\n')
-    with pytest.raises(ValueError, match="unknown setting 'epoch'"):
-        parse_args(['-c', str(tmp_path / 'bad.yaml'), '--data-dir', 'x'])
+    bad = {
+        'epoch: 3': "unknown setting 'epoch'",
+        'epochs: 2.0': 'epochs is 2.0',
+        'keep_epochs: 2': 'keep_epochs is 2',
+        'epochs: [2': 'is not YAML',
+        'just text': 'expected settings',
+        'channels_last: 1': 'channels_last is 1',
+    }
+    for text, message in bad.items():
+        (tmp_path / 'bad.yaml').write_text(text)
+        with pytest.raises(ValueError, match=message):
+            parse_args(['-c', str(tmp_path / 'bad.yaml'), '--data-dir', 'x'])
+
+
+def test_architecture_on_the_command_line_stays_text():
+    for arch in ('22222222', '(3,3,3,3,3,3)', '6111'):
+        assert parse_args(['--data-dir', 'x', '--model-kwargs', f'arch={arch}']).model_kwargs == {'arch': arch}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +147,9 @@ def test_recipes_are_valid(name):
         (['--data-dir', 'nowhere'], 'nowhere'),
         (['--resume', 'nowhere.pth.tar'], 'no checkpoint file'),
         (['--batch-size', '1000'], 'batch size is 1000, expected 1..270'),
-        (['--eval-images', '15'], '15'),
+        (['--eval-images', '15'], 'multiple of the 10 classes'),
+        (['--seed', '-1'], '--seed is -1'),
+        (['--device', 'nowhere'], '--device nowhere is not to be had'),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(tiny_data, tmp_path, capsys, more, message):
@@ -159,6 +175,42 @@ def test_wrong_checkpoints_are_refused(whole_run, tiny_data, tmp_path, capsys):
     content = (whole_run / 'last.pth.tar').read_bytes()
     (tmp_path / 'cut.pth.tar').write_bytes(content[: len(content) // 2])
     assert 'damaged' in error_of('--resume', str(tmp_path / 'cut.pth.tar'))
+
+
+def test_interrupted_between_checkpoint_and_milestone(whole_run, tiny_data, tmp_path):
+    """The kept checkpoint of a trunk is not lost, and the summary has no hole."""
+    shutil.copy(whole_run / 'milestone-1.pth.tar', tmp_path / 'last.pth.tar')
+    shutil.copy(whole_run / 'summary.csv', tmp_path / 'summary.csv')
+    more = ['--model-ema', '--keep-epochs', '1', '2', '--resume', str(tmp_path / 'last.pth.tar'), '--stop-epoch', '2']
+    assert main(train_args(tiny_data, tmp_path, *more)) == 0
+    for epoch in (1, 2):
+        kept, expected = (read_training_checkpoint(d / f'milestone-{epoch}.pth.tar') for d in (tmp_path, whole_run))
+        assert_same_state(kept['state_dict'], expected['state_dict'])
+    assert [row['epoch'] for row in read_summary(tmp_path)] == ['0', '1']
+
+
+def test_resuming_an_earlier_checkpoint_does_not_overwrite_the_end(whole_run, tiny_data, capsys):
+    before = (whole_run / 'last.pth.tar').read_bytes()
+    resume = ['--resume', str(whole_run / 'milestone-1.pth.tar'), '--split-epoch', '3']
+    assert main(train_args(tiny_data, whole_run, '--model-ema', *resume)) == 2
+    assert 'holds a training' in capsys.readouterr().err
+    assert (whole_run / 'last.pth.tar').read_bytes() == before
+
+
+def test_other_images_are_refused_on_resume(whole_run, tiny_data, tmp_path, capsys):
+    other = shutil.copytree(tiny_data, tmp_path / 'other')
+    folder = other / 'train' / 'cat'
+    (folder / '0000.png').write_bytes((folder / '0001.png').read_bytes())
+    resume = ['--resume', str(whole_run / 'milestone-1.pth.tar')]
+    assert main(train_args(other, tmp_path / 'out', '--model-ema', *resume)) == 2
+    assert 'trained with data_sha256' in capsys.readouterr().err
+
+
+def test_averaged_weights_can_be_loaded(whole_run):
+    path = whole_run / 'last.pth.tar'
+    averaged = load_model(path, use_ema=True).state_dict()
+    assert all(torch.equal(averaged[k], v) for k, v in read_training_checkpoint(path)['state_dict_ema'].items())
+    assert not torch.equal(averaged['head.weight'], load_model(path).state_dict()['head.weight'])
 
 
 def test_too_late_to_split(whole_run, tiny_data, tmp_path, capsys):

@@ -153,6 +153,9 @@ def test_bad_architectures_and_flags(refuse):
     assert '--calib-batches is 0' in refuse('--calib-batches', '0')
     assert 'ends in .csv' in refuse('--results-file', 'x.txt')
     assert "--num-archs is 'many'" in refuse('--num-archs', 'many')
+    assert '--calib-momentum is 7.0' in refuse('--calib-momentum', '7')
+    assert '--device nowhere is not to be had' in refuse('--device', 'nowhere')
+    assert 'no averaged weights' in refuse('--use-ema')
 
 
 def test_bad_checkpoints(refuse, checkpoint, tmp_path):
@@ -198,14 +201,17 @@ def test_bad_data(refuse, tiny_data, tmp_path):
 
     for file in shutil.copytree(tiny_data, tmp_path / 'small').rglob('*.png'):
         Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(file)
-    assert '16' in refuse(tiny_data=tmp_path / 'small')
+    assert 'images have 3 channels and 16x16 pixels' in refuse(tiny_data=tmp_path / 'small')
 
 
 def test_data_set_without_a_benchmark(checkpoint, tiny_data, table, tmp_path, refuse):
     """Predictions without a comparison; a table of another data set is refused."""
     other = shutil.copytree(tiny_data, tmp_path / 'other')
     (other / 'train' / 'truck').rename(other / 'train' / 'wagon')
-    assert 'other' in refuse(tiny_data=other)
+    assert "was trained on data 'cifar10', not on 'other'" in refuse(tiny_data=other)
+    assert train_main(train_args(other, tmp_path / 'trained', '--epochs', '1', '--split-epoch', '0')) == 0
+    checkpoint = tmp_path / 'trained' / 'last.pth.tar'
+    assert "data set 'other'; expected cifar10" in refuse(tiny_data=other, checkpoint=checkpoint)
     call = arguments(checkpoint, other, table, tmp_path / 'results')
     del call[call.index('--benchmark') : call.index('--results-file')]
     assert main(call) == 0
@@ -215,15 +221,30 @@ def test_data_set_without_a_benchmark(checkpoint, tiny_data, table, tmp_path, re
 
 
 def test_bad_tables(refuse, tmp_path):
-    def table(name, indices=range(12), **changes):
-        return write_table(tmp_path / name, indices, **changes)
+    def table(indices=range(12), **changes):
+        return write_table(tmp_path / 'table.csv', indices, **changes)
 
-    assert 'missing.csv' in refuse(table=tmp_path / 'missing.csv')
-    assert '11' in refuse(table=table('lacks.csv', range(11)))
-    assert 'nan' in refuse(table=table('nan.csv', cifar10_test_acc='nan')).lower()
-    assert 'twice' in (error := refuse(table=table('twice.csv', [*range(12), 3]))) or 'duplicate' in error
-    macro = {
-        '00000000': {'mean_acc': 80.0, 'params': get_space('macro').cost(0).params, 'flops': 1, 'test_acc': [80.0]}
-    }
-    (tmp_path / 'macro.json').write_text(json.dumps(macro))
-    assert 'macro.json' in refuse(table=tmp_path / 'macro.json')
+    assert 'no such benchmark table' in refuse(table=tmp_path / 'table.csv')
+    assert get_space('nb201').format(11) in refuse(table=table(range(11)))
+    assert 'accuracy nan' in refuse(table=table(cifar10_test_acc='nan'))
+    assert '2 times' in refuse(table=table([*range(12), 3]))
+    assert 'of a cifar10 network' in refuse(table=table(params_MB='0.5'))
+    cost = get_space('macro').cost(0)
+    macro = {'00000000': {'mean_acc': 80.0, 'params': cost.params, 'flops': cost.flops, 'test_acc': [80.0]}}
+    (tmp_path / 'table.json').write_text(json.dumps(macro))
+    assert 'table.json lacks index, arch_str' in refuse(table=tmp_path / 'table.json')
+
+
+def test_one_architecture_is_predicted_without_a_comparison(checkpoint, tiny_data, table, tmp_path):
+    assert main([*arguments(checkpoint, tiny_data, table, tmp_path), '--archs', '(3, 3, 3, 3, 3, 3)']) == 0
+    assert [p.index for p in read_predictions(tmp_path / 'ranking.csv')] == [get_space('nb201').index((3,) * 6)]
+
+
+def test_table_beside_the_data_is_found(checkpoint, tiny_data, table, tmp_path):
+    data = shutil.copytree(tiny_data, tmp_path / 'data')
+    (data / 'benchmarks').mkdir()
+    shutil.copy(table, data / 'benchmarks' / 'nas-bench-201.csv')
+    call = arguments(checkpoint, data, table, tmp_path / 'out')
+    del call[call.index('--benchmark') : call.index('--results-file')]
+    assert main(call) == 0
+    assert json.loads((tmp_path / 'out' / 'ranking.json').read_text())['table']['file'] == 'nas-bench-201.csv'

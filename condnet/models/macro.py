@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 from timm.layers import SelectAdaptivePool2d
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import (
+    build_model_with_cfg,
+    checkpoint_seq,
+    create_model,
+    generate_default_cfgs,
+    register_model,
+)
 from torch import nn
 from torch.fx import symbolic_trace
 
@@ -181,18 +187,18 @@ class MacroSupernet(Supernet, _Macro):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self_space = get_space('macro', space)
+        search_space = get_space('macro', space)
 
         def make_layer(decision: int, in_chs: int, out_chs: int, stride: int, dd: dict[str, Any]) -> nn.Module:
-            return ChoiceBlock(self_space, decision, lambda o: _make_operation(o, in_chs, out_chs, stride, dd))
+            return ChoiceBlock(search_space, decision, lambda o: _make_operation(o, in_chs, out_chs, stride, dd))
 
         super().__init__(make_layer, num_classes, in_chans, global_pool, device, dtype)
-        self.space = self_space
+        self.space = search_space
         if split:
             self.split()
 
-    def _make_standalone(self, arch: Arch) -> 'MacroNet':
-        return MacroNet(arch, self.num_classes, self.in_chans, global_pool=self.global_pool.pool_type)
+    def _make_standalone(self, arch: Arch, common: dict[str, Any]) -> nn.Module:
+        return create_model('macro_net', arch=arch, **common)
 
 
 class MacroNet(_Macro):
@@ -264,4 +270,11 @@ def macro_cond_supernet(pretrained: bool = False, **kwargs: Any) -> MacroSuperne
 @register_model
 def macro_net(pretrained: bool = False, **kwargs: Any) -> MacroNet:
     """NAS-Bench-Macro stand-alone network, see `MacroNet`."""
-    return build_model_with_cfg(MacroNet, 'macro_net', pretrained, feature_cfg=dict(_FEATURE_CFG), **kwargs)
+    return build_model_with_cfg(
+        MacroNet,
+        'macro_net',
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=dict(_FEATURE_CFG),
+        **kwargs,
+    )

@@ -12,7 +12,13 @@ from typing import Any
 
 import torch
 from timm.layers import SelectAdaptivePool2d
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import (
+    build_model_with_cfg,
+    checkpoint_seq,
+    create_model,
+    generate_default_cfgs,
+    register_model,
+)
 from torch import nn
 from torch.fx import symbolic_trace
 
@@ -210,28 +216,20 @@ class NB201Supernet(Supernet, _NB201):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self_space = get_space('nb201', space)
+        search_space = get_space('nb201', space)
 
         def make_edge(decision: int, chs: int, dd: dict[str, Any]) -> nn.Module:
-            return ChoiceBlock(self_space, decision, lambda o: _make_operation(o, chs, False, linear_skip, dd))
+            return ChoiceBlock(search_space, decision, lambda o: _make_operation(o, chs, False, linear_skip, dd))
 
         super().__init__(make_edge, num_classes, in_chans, cells_per_stage, channels, global_pool, device, dtype)
-        self.space = self_space
+        self.space = search_space
         self.cells_per_stage, self.channels, self.linear_skip = cells_per_stage, channels, linear_skip
         if split:
             self.split()
 
-    def _make_standalone(self, arch: Arch) -> 'NB201Net':
-        return NB201Net(
-            arch,
-            self.num_classes,
-            self.in_chans,
-            self.cells_per_stage,
-            self.channels,
-            affine=False,
-            linear_skip=self.linear_skip,
-            global_pool=self.global_pool.pool_type,
-        )
+    def _make_standalone(self, arch: Arch, common: dict[str, Any]) -> nn.Module:
+        common |= {'cells_per_stage': self.cells_per_stage, 'channels': self.channels}
+        return create_model('nb201_net', arch=arch, affine=False, linear_skip=self.linear_skip, **common)
 
 
 class NB201Net(_NB201):
@@ -311,4 +309,11 @@ def nb201_cond_supernet(pretrained: bool = False, **kwargs: Any) -> NB201Superne
 @register_model
 def nb201_net(pretrained: bool = False, **kwargs: Any) -> NB201Net:
     """NAS-Bench-201 stand-alone network, see `NB201Net`."""
-    return build_model_with_cfg(NB201Net, 'nb201_net', pretrained, feature_cfg=dict(_FEATURE_CFG), **kwargs)
+    return build_model_with_cfg(
+        NB201Net,
+        'nb201_net',
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg=dict(_FEATURE_CFG),
+        **kwargs,
+    )

@@ -4,6 +4,7 @@ import re
 from typing import Any, cast
 
 import torch
+from timm.layers import SelectAdaptivePool2d
 from torch import nn
 
 from condnet.choice import ChoiceBlock, Copies
@@ -20,6 +21,8 @@ class Supernet(nn.Module):
 
     space: SearchSpace
     num_classes: int
+    in_chans: int
+    global_pool: SelectAdaptivePool2d
     pretrained_cfg: dict[str, Any]  # set by timm
 
     def choice_blocks(self) -> list[ChoiceBlock]:
@@ -99,11 +102,23 @@ class Supernet(nn.Module):
         if self.active_subnet is None:
             raise ValueError('no sub-network is active; call set_active_subnet(arch) first')
         reference = next(self.parameters())
-        net = self._make_standalone(self.active_subnet).to(device=reference.device, dtype=reference.dtype)
+        net = self._make_standalone(self.active_subnet, self._standalone_args())
+        net.to(device=reference.device, dtype=reference.dtype)
         net.load_state_dict(self._active_state_dict())
         return net.train(self.training)
 
-    def _make_standalone(self, arch: Arch) -> nn.Module:
+    def _standalone_args(self) -> dict[str, Any]:
+        """Arguments of the stand-alone network that every space has; preprocessing is the super-network's."""
+        config = getattr(self, 'pretrained_cfg', {})
+        overlay = {key: config[key] for key in ('input_size', 'mean', 'std') if key in config}
+        return {
+            'num_classes': self.num_classes,
+            'in_chans': self.in_chans,
+            'global_pool': self.global_pool.pool_type,
+            'pretrained_cfg_overlay': overlay,
+        }
+
+    def _make_standalone(self, arch: Arch, common: dict[str, Any]) -> nn.Module:
         raise NotImplementedError  # a search space knows its network
 
     def _active_state_dict(self) -> dict[str, torch.Tensor]:
@@ -125,18 +140,18 @@ def state_dict_is_split(state_dict: dict[str, Any]) -> bool:
 
 
 def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Make a checkpoint and a super-network agree about the split: either the model grows, or the weights are copied.
+    """Refuse a checkpoint that is not this model's; of a super-network, make both agree about the split.
+
+    Either the model grows, or the weights are copied.
 
     Raises:
         ValueError: If the checkpoint is of another model or search space, or lacks weights.
     """
-    if not isinstance(model, Supernet):  # timm also filters for feature extractors, which wrap the model
-        return state_dict
-    state_dict = state_dict.get('state_dict', state_dict)  # type: ignore[assignment]  # a training checkpoint
-    if state_dict_is_split(state_dict):
-        model.split()
-    elif model.is_split:
-        state_dict = _expand(state_dict, model)
+    if isinstance(model, Supernet):
+        if state_dict_is_split(state_dict):
+            model.split()
+        elif model.is_split:
+            state_dict = _expand(state_dict, model)
     check_state_dict(state_dict, model)
     return state_dict
 
@@ -155,17 +170,17 @@ def _expand(state_dict: dict[str, torch.Tensor], model: Supernet) -> dict[str, t
 def check_state_dict(state_dict: dict[str, torch.Tensor], model: nn.Module) -> None:
     """Refuse a state that is not this model's, in one line.
 
-    A classifier of another shape passes: timm replaces it for another number of classes.
+    Classifier and first convolution pass: timm adapts them to another number of classes or image channels.
 
     Raises:
         ValueError: If names or shapes differ.
     """
     config = cast(dict[str, Any], model.pretrained_cfg)
-    own, classifier = model.state_dict(), f'{config["classifier"]}.'
+    own, adapted = model.state_dict(), (f'{config["classifier"]}.', f'{config["first_conv"]}.')
     differing = [
         key
         for key in sorted(own.keys() | state_dict.keys())
-        if not key.startswith(classifier)
+        if not key.startswith(adapted)
         and (key not in own or key not in state_dict or own[key].shape != state_dict[key].shape)
     ]
     if differing:

@@ -1,0 +1,71 @@
+"""What the commands share: errors in one line, devices, and arguments of models."""
+
+import argparse
+import logging
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils import ParseKwargs, setup_default_logging
+
+
+def run(name: str, command: Callable[[], Any]) -> int:
+    """Run a command; bad input ends it with one line on standard error.
+
+    Returns:
+        The exit status: 0, or 2 after an error.
+    """
+    if not logging.getLogger().handlers:  # a caller's logging is left alone
+        setup_default_logging()
+    try:
+        command()
+    except (ValueError, OSError) as error:
+        print(f'{name}: error: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        ValueError: If this machine does not have it.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f'--device {name} is not to be had: {str(error).splitlines()[0]}') from error
+    return device
+
+
+def hardware_name(device: torch.device) -> str:
+    """What a result was computed on: the GPU, or the CPU and the number of threads."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path('/proc/cpuinfo')
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    return f'{(names or [platform.machine()])[0]}, {torch.get_num_threads()} threads'
+
+
+class ModelKwargs(ParseKwargs):
+    """timm's `key=value` arguments of a model. An architecture stays text, even where it looks like a number."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        texts = [str(value) for value in values or ()]
+        for text in texts:
+            if '=' not in text:
+                raise argparse.ArgumentError(self, f'expected key=value, got {text!r}')
+        super().__call__(parser, namespace, texts, option_string)
+        kwargs = getattr(namespace, self.dest)
+        kwargs.update(text.split('=', 1) for text in texts if text.startswith('arch='))
