@@ -29,15 +29,17 @@ def train_one_epoch(
     """Train on every batch once.
 
     Returns:
-        Mean loss, seconds, images per second and peak memory (MiB).
+        Mean loss, seconds, the share of them spent on loading and augmenting, images per second and peak memory (MiB).
 
     Raises:
         ValueError: If the loss is not finite.
     """
     task.train()
     total, images, started = torch.zeros((), device=task.device), 0, time.perf_counter()
+    waited, waiting_since = 0.0, started
     progress = tqdm(batches, f'epoch {epoch}', num_batches, leave=False, disable=not sys.stderr.isatty())
     for i, (input, target) in enumerate(progress):
+        waited += time.perf_counter() - waiting_since
         loss = task(input, target)['loss']
         optimizer.zero_grad(set_to_none=True)  # what is not sampled has no gradient, and stays as it is
         loss.backward()
@@ -47,10 +49,12 @@ def train_one_epoch(
         images += len(input)
         if i % log_interval == 0 or i == num_batches - 1:
             _log_progress(task, epoch, i, num_batches, float(loss.detach()), images / (time.perf_counter() - started))
+        waiting_since = time.perf_counter()
     seconds = time.perf_counter() - started
     return {
         'loss': float(total) / images,
         'seconds': round(seconds, 2),
+        'loader_share': round(waited / seconds, 4),
         'images_per_second': round(images / seconds, 1),
         'peak_memory_mb': round(peak_memory_mb(task.device), 1),
     }

@@ -195,7 +195,7 @@ def test_extracted_subnet_is_a_timm_model(name, tmp_path):
     model.set_active_subnet(model.space.sample_distinct(1, seed=8)[0])
     save_model(model.get_active_subnet(), tmp_path)
     net = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
-    assert net.arch == model.active_subnet and net.pretrained_cfg['mean'] == (0.1, 0.2, 0.3)
+    assert net.arch == model.active_subnet and tuple(net.pretrained_cfg['mean']) == (0.1, 0.2, 0.3)
     images, _ = random_batch(2)
     assert torch.allclose(net(images), model(images), atol=1e-2)  # stored in half precision
 
