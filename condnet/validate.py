@@ -38,18 +38,25 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser('condnet-validate', description=__doc__, allow_abbrev=False)
     parser.add_argument('--checkpoint', required=True, help='training checkpoint, or folder of a model')
     parser.add_argument('--model', help='refuse a checkpoint of another model')
-    parser.add_argument('--use-ema', action='store_true', help='take the averaged weights of a training checkpoint')
-    parser.add_argument('--data-dir', required=True, help='directory with the data set that it was trained on')
-    parser.add_argument('--download', action='store_true', help='download what is missing: CIFAR-10, benchmark table')
-    parser.add_argument('--dataset', help="any other data set, by timm's name for it; default: small images, in memory")
-    parser.add_argument('--train-split', default='train', help='with --dataset: the part it was trained on')
-    parser.add_argument('--val-split', default='validation', help='with --dataset: the part to validate on')
-    parser.add_argument('--benchmark', help='ground truth: file or directory (default: --data-dir, $CONDNET_DATA)')
     parser.add_argument('--results-file', default='output/ranking.csv', help='predictions; .json and .png beside it')
     group = parser.add_argument_group('architectures')
     group.add_argument('--num-archs', default='200', help="how many random ones, or 'all'")
     group.add_argument('--archs', nargs='*', help='these instead: strings, indices or tuples')
     group.add_argument('--seed', type=int, default=0, help='seed of the random ones')
+    add_evaluation_flags(parser)
+    return parser
+
+
+def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of every command that evaluates architectures: weights, data, and how."""
+    group = parser.add_argument_group('weights and data')
+    group.add_argument('--use-ema', action='store_true', help='take the averaged weights of a training checkpoint')
+    group.add_argument('--data-dir', required=True, help='directory with the data set that it was trained on')
+    group.add_argument('--download', action='store_true', help='download what is missing: CIFAR-10, benchmark table')
+    group.add_argument('--dataset', help="any other data set, by timm's name for it; default: small images, in memory")
+    group.add_argument('--train-split', default='train', help='with --dataset: the part it was trained on')
+    group.add_argument('--val-split', default='validation', help='with --dataset: the part to validate on')
+    group.add_argument('--benchmark', help='ground truth: file or directory (default: --data-dir, $CONDNET_DATA)')
     group = parser.add_argument_group('evaluation')
     group.add_argument('--calib-batches', type=int, default=20, help='BatchNorm calibration batches of 256')
     group.add_argument('--calib-momentum', type=float, help='do not reset the statistics, and move them by so much in '
@@ -59,7 +66,6 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--amp-dtype', choices=_AMP_DTYPES, default='float32', help='data type of the forward passes')
     group.add_argument('--channels-last', action=argparse.BooleanOptionalAction, default=True, help='memory layout')
     group.add_argument('--device', default='cpu', help='device to evaluate on')
-    return parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -69,16 +75,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         ValueError: If a value makes no sense.
     """
     args = make_parser().parse_args(argv)
-    for name in ('calib_batches', 'batch_size', 'eval_images'):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
-    if args.calib_momentum is not None and not 0 < args.calib_momentum <= 1:
-        raise ValueError(f'--calib-momentum is {args.calib_momentum}, expected a number in (0, 1]')
+    check_evaluation_flags(args)
     if args.num_archs != 'all' and not args.num_archs.isdigit():
         raise ValueError(f"--num-archs is {args.num_archs!r}, expected a number or 'all'")
     if Path(args.results_file).suffix != '.csv':
         raise ValueError(f'--results-file is {args.results_file!r}, expected a name that ends in .csv')
     return args
+
+
+def check_evaluation_flags(args: argparse.Namespace) -> None:
+    """Check the values of `add_evaluation_flags`.
+
+    Raises:
+        ValueError: If one makes no sense.
+    """
+    for name in ('calib_batches', 'batch_size', 'eval_images'):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
+    if args.calib_momentum is not None and not 0 < args.calib_momentum <= 1:
+        raise ValueError(f'--calib-momentum is {args.calib_momentum}, expected a number in (0, 1]')
 
 
 def main(argv: list[str] | None = None) -> int:
