@@ -62,7 +62,28 @@ def calibrate(
 @contextmanager
 def preserved_statistics(model: nn.Module) -> Iterator[None]:
     """Give the BatchNorm layers that run now their statistics back afterwards, bit for bit."""
-    buffers = [buffer for layer in _batch_norms(model) for buffer in layer.buffers()]
+    with _preserved(_batch_norms(model)):
+        yield
+
+
+@contextmanager
+def fresh_statistics(layers: list[_BatchNorm]) -> Iterator[None]:
+    """Reset BatchNorm layers, to take the mean over all batches from here on; give all back afterwards, bit for bit."""
+    momenta = [layer.momentum for layer in layers]
+    with _preserved(layers):
+        try:
+            for layer in layers:
+                layer.momentum = None
+                layer.reset_running_stats()
+            yield
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
+
+
+@contextmanager
+def _preserved(layers: list[_BatchNorm]) -> Iterator[None]:
+    buffers = [buffer for layer in layers for buffer in layer.buffers()]
     saved = [buffer.clone() for buffer in buffers]
     try:
         yield

@@ -1,7 +1,9 @@
 """What the commands share: errors in one line, devices, and arguments of models."""
 
 import argparse
+import ctypes
 import logging
+import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ def run(name: str, command: Callable[[], Any]) -> int:
     """
     if not logging.getLogger().handlers:  # a caller's logging is left alone
         setup_default_logging()
+    keep_freed_memory()
     try:
         command()
     except (ValueError, OSError) as error:
@@ -28,14 +31,26 @@ def run(name: str, command: Callable[[], Any]) -> int:
     return 0
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep the large buffers that are freed: by default it returns them to the system again and again."""
+    if sys.platform == 'linux' and hasattr(libc := ctypes.CDLL(None), 'mallopt'):
+        for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 500_000_000)):
+            libc.mallopt(parameter, value)
+
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # numbers in malloc.h
+
+
 def find_device(name: str) -> torch.device:
-    """The device of a name.
+    """The device of a name; of several processes on a machine (torchrun), each has a GPU of its own.
 
     Raises:
         ValueError: If this machine does not have it.
     """
     try:
-        device = torch.device(name)
+        device = torch.device(
+            f'cuda:{os.environ["LOCAL_RANK"]}' if name == 'cuda' and 'LOCAL_RANK' in os.environ else name
+        )
         torch.empty(1, device=device)
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f'--device {name} is not to be had: {str(error).splitlines()[0]}') from error

@@ -1,22 +1,27 @@
-"""Predictions for many architectures: the plain, obviously right loop.
+"""Predictions for many architectures.
 
-For each architecture: activate it, recalibrate BatchNorm, validate, and give the super-network its statistics back.
-So no result depends on what was evaluated before, and the super-network is not changed.
+`evaluate_subnet` is the plain, obviously right way: activate an architecture, recalibrate BatchNorm, validate, and give
+the super-network its statistics back. `predict` gives the same numbers for many, and does what they share only once.
+No result depends on what was evaluated before, and the super-network is not changed.
 """
 
+import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from condnet.calibration import CALIBRATION_BATCH_SIZE, calibrate, preserved_statistics
+from condnet.calibration import CALIBRATION_BATCH_SIZE, calibrate, fresh_statistics, preserved_statistics
 from condnet.data import Images, calibration_indices, normalize, subset_withheld, withheld_indices
-from condnet.models.supernet import Supernet
-from condnet.spaces import Arch
+from condnet.models.supernet import State, Step, Supernet
+from condnet.spaces import Arch, SearchSpace
+
+DEFAULT_MEMORY = 6 << 30  # bytes of activations
 
 
 @dataclass(frozen=True)
@@ -53,41 +58,216 @@ class Prediction:
 def accuracy_and_loss(model: nn.Module, data: EvaluationData) -> tuple[float, float]:
     """Accuracy in percent and mean cross-entropy of a network as it is; it is left in eval mode."""
     model.eval()
-    correct, loss = torch.zeros((), dtype=torch.int64), torch.zeros((), dtype=torch.float64)
-    for images, targets in zip(data.images.split(data.batch_size), data.targets.split(data.batch_size), strict=True):
-        logits = model(images).float()
-        loss += F.cross_entropy(logits, targets, reduction='none').double().sum().cpu()
-        correct += (logits.argmax(1) == targets).sum().cpu()
-    return 100 * correct.item() / len(data.targets), loss.item() / len(data.targets)
+    return _score([model(images) for images in data.images.split(data.batch_size)], data)
+
+
+def _score(logits: list[torch.Tensor], data: EvaluationData) -> tuple[float, float]:
+    """Accuracy in percent and mean cross-entropy of the logits (B, num_classes) of all batches."""
+    pairs = list(zip(logits, data.targets.split(data.batch_size), strict=True))
+    losses = [F.cross_entropy(batch.float(), targets, reduction='none').double().sum() for batch, targets in pairs]
+    correct = [(batch.argmax(1) == targets).sum().double() for batch, targets in pairs]
+    totals = torch.stack([torch.stack(correct).sum(), torch.stack(losses).sum()]).tolist()  # the one synchronisation
+    return 100 * totals[0] / len(data.targets), totals[1] / len(data.targets)
 
 
 def evaluate_subnet(model: nn.Module, arch: 'str | int | Arch', data: EvaluationData) -> Prediction:
-    """Recalibrate and validate one architecture; the super-network is left as it was.
+    """Recalibrate and validate one architecture, in the plain way; the super-network is left as it was.
 
     Raises:
         ValueError: If it is no architecture of the model's search space, or its loss is not finite.
     """
-    if not isinstance(model, Supernet):
-        raise ValueError(f'only a super-network predicts architectures, not {type(model).__name__}')
+    model = _as_supernet(model)
     active, training = model.active_subnet, model.training
     model.set_active_subnet(arch)
-    device_type = data.images.device.type
     try:
-        with preserved_statistics(model), torch.autocast(device_type, data.amp_dtype, data.amp_dtype is not None):
+        with preserved_statistics(model), _autocast(data):
             calibrate(model, data.calibration, momentum=data.momentum)
             accuracy, loss = accuracy_and_loss(model, data)
     finally:
         model.train(training)
         model.set_active_subnet(active)
+    return _prediction(model.space, model.space.parse(arch), accuracy, loss)
+
+
+def _as_supernet(model: nn.Module) -> Supernet:
+    if not isinstance(model, Supernet):
+        raise ValueError(f'only a super-network predicts architectures, not {type(model).__name__}')
+    return model
+
+
+def _autocast(data: EvaluationData) -> torch.autocast:
+    return torch.autocast(data.images.device.type, data.amp_dtype, data.amp_dtype is not None)
+
+
+def _prediction(space: SearchSpace, arch: Arch, accuracy: float, loss: float) -> Prediction:
     if not math.isfinite(loss):
-        raise ValueError(f'the validation loss of architecture {model.space.format(arch)} is {loss}')
-    return Prediction(model.space.index(arch), accuracy, loss)
+        raise ValueError(f'the validation loss of architecture {space.format(arch)} is {loss}')
+    return Prediction(space.index(arch), accuracy, loss)
 
 
-def predict(model: nn.Module, archs: Iterable['str | int | Arch'], data: EvaluationData) -> Iterator[Prediction]:
-    """Predictions for architectures, one after the other."""
+def predict(
+    model: nn.Module, archs: Iterable['str | int | Arch'], data: EvaluationData, memory: int = DEFAULT_MEMORY
+) -> Iterator[Prediction]:
+    """Predictions for architectures, in the order that shares the most work; the super-network is left as it was.
+
+    They are those of `evaluate_subnet`, bit for bit at equal batches: with recalibrated BatchNorm, what a step of the
+    forward pass computes depends on the steps up to it alone. So architectures are walked through as a tree, depth
+    first, each step is calibrated and validated before the next, and where two architectures part, the activations
+    are kept until the second one has been there. Architectures that compute the same are evaluated once.
+
+    Args:
+        model: Super-network.
+        archs: Architectures; of a repeated one there is one prediction.
+        data: What they are evaluated on.
+        memory: Bytes of activations that are kept; what does not fit is computed again. As much again is in use while
+            a step runs.
+
+    Raises:
+        ValueError: If it is no super-network, an architecture is not one of its space, or a loss is not finite.
+    """
+    supernet = _as_supernet(model)
+    parsed = list(dict.fromkeys(supernet.space.parse(arch) for arch in archs))
+    if data.momentum is not None:  # statistics start from the super-network's own: pruning would not be exact
+        return (evaluate_subnet(model, arch, data) for arch in parsed)
+    return (
+        _prediction(supernet.space, arch, accuracy, loss)
+        for same, logits in walk(supernet, group_by_route(supernet, parsed), data, memory)
+        for accuracy, loss in [_score(logits, data)]
+        for arch in same
+    )
+
+
+Route = tuple[int, ...]
+
+
+def group_by_route(model: Supernet, archs: Iterable[Arch]) -> list[tuple[Route, list[Arch]]]:
+    """Architectures by what they compute, in depth-first order.
+
+    A route has a number for each step of the forward pass. Architectures of equal routes compute the same, and share
+    as many steps with others as their routes begin with equal numbers.
+    """
+    numbers: dict[Hashable, int] = {}
+    groups: dict[Route, list[Arch]] = {}
+    active = model.active_subnet
     for arch in archs:
-        yield evaluate_subnet(model, arch, data)
+        model.set_active_subnet(arch)
+        route = tuple(numbers.setdefault(step.key, len(numbers)) for step in model.forward_steps())
+        groups.setdefault(route, []).append(arch)
+    model.set_active_subnet(active)
+    return sorted(groups.items())
+
+
+@dataclass(frozen=True)
+class _Activations:
+    """States of all batches after a step; calibration has none where no BatchNorm follows."""
+
+    calibration: list[State]
+    validation: list[State]
+
+    @property
+    def num_bytes(self) -> int:
+        tensors = {t for state in (*self.calibration, *self.validation) for t in state if t is not None}
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def walk(
+    model: Supernet, groups: list[tuple[Route, list[Arch]]], data: EvaluationData, memory: int = DEFAULT_MEMORY
+) -> Iterator[tuple[list[Arch], list[torch.Tensor]]]:
+    """Evaluate groups of architectures in depth-first order, as `group_by_route` makes them.
+
+    Returns:
+        Each group's architectures, with the logits (B, num_classes) of every validation batch.
+    """
+    shared = [_common_prefix(before[0], after[0]) for before, after in itertools.pairwise(groups)]
+    branches, kept = _branch_depths(shared), _Kept(memory)
+    images = _Activations([(x,) for x in data.calibration.split(CALIBRATION_BATCH_SIZE)],
+                          [(x,) for x in data.images.split(data.batch_size)])  # fmt: skip
+    for i, (_, archs) in enumerate(groups):
+        kept.prune(branches[i - 1] if i else set())
+        yield archs, _run_subnet(model, archs[0], data, images, kept, branches[i])
+
+
+def _common_prefix(a: Route, b: Route) -> int:
+    return next((depth for depth, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _branch_depths(shared: list[int]) -> list[set[int]]:
+    """For each architecture, after how many of its steps a later one parts from it.
+
+    Args:
+        shared: How many steps each architecture shares with the next one.
+    """
+    depths: list[set[int]] = [set()]
+    for depth in reversed(shared):  # a later one can share no more with this one than the next one does
+        depths.append({depth} | {later for later in depths[-1] if later < depth})
+    return [{depth for depth in at if depth > 0} for at in reversed(depths)]
+
+
+class _Kept:
+    """Activations that later architectures start from, by number of steps, within a budget in bytes."""
+
+    def __init__(self, memory: int) -> None:
+        self.memory = memory
+        self.by_depth: dict[int, _Activations] = {}
+
+    def prune(self, depths: set[int]) -> None:
+        """Forget all but those after so many steps."""
+        self.by_depth = {depth: kept for depth, kept in self.by_depth.items() if depth in depths}
+
+    def add(self, depth: int, activations: _Activations) -> None:
+        """Keep activations; if all is too much, those are forgotten that are needed last: the ones of few steps."""
+        self.by_depth[depth] = activations
+        while self.by_depth and sum(kept.num_bytes for kept in self.by_depth.values()) > self.memory:
+            del self.by_depth[min(self.by_depth)]
+
+
+@torch.no_grad()
+def _run_subnet(
+    model: Supernet, arch: Arch, data: EvaluationData, images: _Activations, kept: _Kept, branches: set[int]
+) -> list[torch.Tensor]:
+    """Logits of the validation batches, by way of what is kept; keeps what later architectures start from."""
+    active = model.active_subnet
+    model.set_active_subnet(arch)
+    try:
+        steps = model.forward_steps()
+        start = max(kept.by_depth, default=0)
+        activations = kept.by_depth.get(start, images)
+        with _autocast(data):
+            for depth, step in enumerate(steps[start:], start + 1):
+                activations = _run_step(step, activations, any(map(_batch_norms_of, steps[depth:])))
+                if depth in branches:
+                    kept.add(depth, activations)
+    finally:
+        model.set_active_subnet(active)
+    return [state[0] for state in activations.validation]
+
+
+def _batch_norms_of(step: Step) -> list[_BatchNorm]:
+    return [m for module in step.modules for m in module.modules() if isinstance(m, _BatchNorm)]
+
+
+def _run_step(step: Step, before: _Activations, is_calibration_needed: bool) -> _Activations:
+    """Calibrate the BatchNorm layers of a step, then validate with them; they are left as they were."""
+    modules = [m for module in step.modules for m in module.modules()]
+    modes = [module.training for module in modules]
+    layers = _batch_norms_of(step)
+    calibration: list[State] = []
+    try:
+        with fresh_statistics(layers):
+            if layers or is_calibration_needed:
+                _set_mode(modules, True)
+                calibration = [step.run(state) for state in before.calibration]
+            _set_mode(modules, False)
+            validation = [step.run(state) for state in before.validation]
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+    return _Activations(calibration if is_calibration_needed else [], validation)
+
+
+def _set_mode(modules: list[nn.Module], training: bool) -> None:
+    for module in modules:
+        module.training = training
 
 
 def choose_images(images: Images, num_batches: int = 20, num_images: int | None = None) -> tuple[Images, Images]:

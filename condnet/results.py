@@ -63,6 +63,60 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     return rows
 
 
+class Journal:
+    """Predictions of a ranking that is not finished, on disk as they come.
+
+    The first line says what they are of, so that nothing else is continued with them; a line that an interruption cut
+    off is dropped. Reading gives the same numbers back.
+
+    Args:
+        path: File; an existing one is continued.
+        settings: What the predictions depend on.
+
+    Raises:
+        ValueError: If the file is of other settings, or no journal.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path = path
+        self.predictions: list[Prediction] = []
+        header = json.dumps(settings, sort_keys=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and b'\n' in path.read_bytes():
+            self._read(json.loads(header))
+        else:
+            write_atomically(path, header.encode() + b'\n')
+        self._file = path.open('a')
+
+    def _read(self, settings: dict[str, Any]) -> None:
+        content = self.path.read_bytes()
+        complete = content[: content.rindex(b'\n') + 1]
+        header, *rows = complete.decode().splitlines()
+        try:
+            before = json.loads(header)
+            values = [row.split(',') for row in rows]
+            self.predictions = [Prediction(int(index), float(acc), float(loss)) for index, acc, loss in values]
+        except ValueError as error:
+            raise ValueError(f'{self.path} is no unfinished ranking, or damaged: {error}') from error
+        for key in settings | before:
+            if before.get(key) != settings.get(key):
+                raise ValueError(f'{self.path} holds an unfinished ranking with {key} {before.get(key)!r}, not '
+                                 f'{settings.get(key)!r}; delete it, or choose another --results-file')  # fmt: skip
+        if len(complete) < len(content):
+            os.truncate(self.path, len(complete))
+
+    def append(self, prediction: Prediction) -> None:
+        """Add a prediction; it is on its way to the disk when this returns."""
+        self._file.write(f'{prediction.index},{prediction.accuracy!r},{prediction.loss!r}\n')
+        self._file.flush()
+        self.predictions.append(prediction)
+
+    def remove(self) -> None:
+        """Delete the file, once the results are written."""
+        self._file.close()
+        self.path.unlink()
+
+
 def summarize_predictions(predictions: list[Prediction], table: BenchmarkTable | None) -> dict[str, Any]:
     """Every metric of predictions by accuracy, by negative loss, and of the trivial baselines.
 

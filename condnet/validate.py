@@ -26,7 +26,8 @@ from condnet.ranking import (
     evaluation_data,
     predict,
 )
-from condnet.results import plot_predictions, summarize_predictions, write_atomically, write_predictions
+from condnet.results import Journal, plot_predictions, summarize_predictions, write_atomically, write_predictions
+from condnet.sharing import Team, join_team
 from condnet.spaces import Arch
 
 _logger = logging.getLogger('validate')
@@ -114,21 +115,37 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
     if table is not None:
         table = table.select([model.space.index(arch) for arch in archs])
     data = prepare_data(model, calibration, validation, args)
-    started = time.perf_counter()
-    progress = tqdm(predict(model, archs, data), 'ranking', len(archs), disable=not sys.stderr.isatty())
-    predictions = list(log_lines(progress, len(archs)))
-    seconds = time.perf_counter() - started
-    summary = {
-        **summarize_predictions(predictions, table),
-        **provenance(model, args),
-        'dataset': name,
-        'eval_images': len(validation),
-        'table': None if table is None else {'file': Path(table.path).name, 'sha256': table.sha256},
-        'seconds_per_architecture': round(seconds / len(archs), 3),
-    }
-    write_results(Path(args.results_file), predictions, table, summary)
+    settings = {**provenance(model, args), 'dataset': name, 'eval_images': len(validation)}
+    settings |= {'table': None if table is None else {'file': Path(table.path).name, 'sha256': table.sha256}}
+    team = join_team()
+    if team is not None and team.rank > 0:
+        team.help(model, data)
+        return settings
+    path = Path(args.results_file)
+    journal = Journal(path.with_suffix('.partial'), settings)
+    predictions = rank_architectures(model, archs, data, journal, team)
+    summary = {**summarize_predictions(predictions, table), **settings}
+    write_results(path, predictions, table, summary)
+    journal.remove()
     print(format_summary(summary))
     return summary
+
+
+def rank_architectures(
+    model: Supernet, archs: list[Arch], data: EvaluationData, journal: Journal, team: Team | None
+) -> list[Prediction]:
+    """Predictions for all architectures: those in the journal, and the missing ones, which are added to it."""
+    wanted = {model.space.index(arch): arch for arch in archs}
+    missing = [wanted[index] for index in wanted.keys() - {done.index for done in journal.predictions}]
+    missing.sort(key=model.space.index)
+    num_done = len(archs) - len(missing)
+    if num_done:
+        _logger.info(f'{num_done} of {len(archs)} architectures are in {journal.path}')
+    predictions = predict(model, missing, data) if team is None else team.lead(model, missing, data)
+    progress = tqdm(predictions, 'ranking', len(archs), initial=num_done, disable=not sys.stderr.isatty())
+    for prediction in log_lines(progress, len(missing)):
+        journal.append(prediction)
+    return [prediction for prediction in journal.predictions if prediction.index in wanted]
 
 
 def load_supernet(args: argparse.Namespace) -> Supernet:
@@ -226,6 +243,7 @@ def provenance(model: Supernet, args: argparse.Namespace) -> dict[str, Any]:
         'ema': args.use_ema,
         'training': training_of(args.checkpoint),
         'architectures': 'given' if args.archs else f'{args.num_archs}, drawn with seed {args.seed}',
+        'eval_batch_size': args.batch_size,
         'calibration': {
             'batches': args.calib_batches,
             'batch_size': CALIBRATION_BATCH_SIZE,

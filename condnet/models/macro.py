@@ -21,7 +21,7 @@ from torch import nn
 from torch.fx import symbolic_trace
 
 from condnet.choice import ChoiceBlock
-from condnet.models.supernet import Supernet, checkpoint_filter_fn
+from condnet.models.supernet import Step, Supernet, checkpoint_filter_fn
 from condnet.spaces import MACRO_BLOCKS, MACRO_LAYERS, Arch, get_space
 
 __all__ = ['MacroNet', 'MacroSupernet']
@@ -196,6 +196,12 @@ class MacroSupernet(Supernet, _Macro):
         self.space = search_space
         if split:
             self.split()
+
+    def forward_steps(self) -> list[Step]:
+        self._check_active()
+        layers = [block.active_module() for block in self.choice_blocks()]  # in sequence
+        head = Step(self.head, (self.global_pool, self.head), lambda state: (self.forward_head(state[0]),))
+        return [Step.of(module) for module in (self.stem, *layers, self.conv_head)] + [head]
 
     def _make_standalone(self, arch: Arch, common: dict[str, Any]) -> nn.Module:
         return create_model('macro_net', arch=arch, **common)

@@ -8,7 +8,8 @@ Papers:
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from timm.layers import SelectAdaptivePool2d
@@ -23,7 +24,7 @@ from torch import nn
 from torch.fx import symbolic_trace
 
 from condnet.choice import ChoiceBlock
-from condnet.models.supernet import Supernet, checkpoint_filter_fn
+from condnet.models.supernet import State, Step, Supernet, checkpoint_filter_fn
 from condnet.spaces import Arch, get_space
 
 __all__ = ['NB201Net', 'NB201Supernet']
@@ -86,6 +87,61 @@ class Cell(nn.Module):
             tensors = [output for output in outputs if output is not None]
             nodes.append(sum(tensors[1:], start=tensors[0]) if tensors else torch.zeros_like(x))
         return nodes[-1]
+
+
+def _live_edges(arch: Arch) -> set[int]:
+    """Edges that carry something from the input of a cell to its output."""
+    edges = [(decision, source, node) for node, ins in enumerate(_NODES, 1) for decision, source in ins]
+    edges = [edge for edge in edges if arch[edge[0]] != 0]
+    filled, needed = {0}, {3}
+    for _, source, node in edges:  # in order of their nodes
+        if source in filled:
+            filled.add(node)
+    for _, source, node in reversed(edges):
+        if node in needed:
+            needed.add(source)
+    return {decision for decision, source, node in edges if source in filled and node in needed}
+
+
+def _cell_steps(cell: Cell, arch: Arch) -> list[Step]:
+    """The forward pass of a cell, a step per node: all edges out of it.
+
+    Edges that contribute nothing are left out. That is exact where BatchNorm statistics are estimated anew: zeros have
+    zero mean, and stay zeros.
+    """
+    live = _live_edges(arch)
+    if not live:
+        return [Step('zeros', (), lambda state: (torch.zeros_like(state[0]),))]
+    modules: list[tuple[nn.Module | None, ...]] = []
+    for node in range(3):
+        decisions = [decision for ins in _NODES for decision, source in ins if source == node]
+        blocks = [cast(ChoiceBlock, cell.edges[decision]) for decision in decisions]
+        modules.append(tuple(b.active_module() if b.decision in live else None for b in blocks))
+    return [Step(edges, tuple(m for m in edges if m is not None), partial(_run_edges, edges)) for edges in modules]
+
+
+def _run_edges(modules: tuple[nn.Module | None, ...], state: State) -> State:
+    """Add the edges out of a node to the nodes after it.
+
+    Args:
+        modules: The edges, None for those that contribute nothing.
+        state: The node, and what the nodes after it have received so far; (node 0,) at first.
+    """
+    x, *sums = state
+    rectified = None  # shared by the convolutions
+    for i, module in enumerate(modules):
+        if i == len(sums):
+            sums.append(None)
+        if module is None or x is None:
+            continue
+        if isinstance(module, ReLUConvBN):
+            rectified = module.act(x) if rectified is None else rectified
+            output = module.bn(module.conv(rectified))
+        else:
+            output = module(x)
+        before = sums[i]
+        sums[i] = output if before is None else before + output
+    return tuple(sums)
 
 
 class ReductionBlock(nn.Module):
@@ -226,6 +282,16 @@ class NB201Supernet(Supernet, _NB201):
         self.cells_per_stage, self.channels, self.linear_skip = cells_per_stage, channels, linear_skip
         if split:
             self.split()
+
+    def forward_steps(self) -> list[Step]:
+        self._check_active()
+        arch, steps = cast(Arch, self.active_subnet), [Step.of(self.stem)]
+        for stage in cast(list[nn.Sequential], self.stages):
+            for block in stage:
+                steps += _cell_steps(block, arch) if isinstance(block, Cell) else [Step.of(block)]
+        norm = Step(self.norm, (self.norm,), lambda state: (self.act(self.norm(state[0])),))
+        head = Step(self.head, (self.global_pool, self.head), lambda state: (self.forward_head(state[0]),))
+        return [*steps, norm, head]
 
     def _make_standalone(self, arch: Arch, common: dict[str, Any]) -> nn.Module:
         common |= {'cells_per_stage': self.cells_per_stage, 'channels': self.channels}

@@ -1,6 +1,8 @@
 """What all super-networks have in common: the active sub-network, the split, and the way in and out of checkpoints."""
 
 import re
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -11,6 +13,29 @@ from condnet.choice import ChoiceBlock, Copies
 from condnet.spaces import Arch, SearchSpace
 
 _WEIGHT_SET = re.compile(r'^(?P<block>.+)\.candidates\.(?P<operation>\d+)\.(?P<context>\d+)\.(?P<rest>.+)$')
+
+
+State = tuple[Any, ...]  # tensors, or None for zeros
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of a sub-network's forward pass, which maps one state to the next; a state is one or more tensors.
+
+    Args:
+        key: Two steps with equal keys compute the same from the same state, and calibrate the same BatchNorm layers.
+        modules: The modules that it runs.
+        run: What it computes.
+    """
+
+    key: Hashable
+    modules: tuple[nn.Module, ...]
+    run: Callable[[State], State]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> 'Step':
+        """A step that runs one module on a state of one tensor."""
+        return cls(module, (module,), lambda state: (module(state[0]),))
 
 
 class Supernet(nn.Module):
@@ -66,6 +91,22 @@ class Supernet(nn.Module):
                 idle.difference_update(block.active_module().modules())
         return [module for module in self.modules() if module not in idle]
 
+    def forward_steps(self) -> list[Step]:
+        """The forward pass of the active sub-network in steps: from (images,) to (logits,).
+
+        The finer they are, the more of the work can architectures share that differ only in later steps. Without a
+        search space's own knowledge it is a single step.
+
+        Raises:
+            ValueError: In the over-complete state.
+        """
+        self._check_active()
+        return [Step(self.active_subnet, tuple(self.active_modules()), lambda state: (self(state[0]),))]
+
+    def _check_active(self) -> None:
+        if self.active_subnet is None:
+            raise ValueError('no sub-network is active; call set_active_subnet(arch) first')
+
     @property
     def is_split(self) -> bool:
         """Whether operations have one weight set per context."""
@@ -99,10 +140,9 @@ class Supernet(nn.Module):
         Raises:
             ValueError: In the over-complete state.
         """
-        if self.active_subnet is None:
-            raise ValueError('no sub-network is active; call set_active_subnet(arch) first')
+        self._check_active()
         reference = next(self.parameters())
-        net = self._make_standalone(self.active_subnet, self._standalone_args())
+        net = self._make_standalone(cast(Arch, self.active_subnet), self._standalone_args())
         net.to(device=reference.device, dtype=reference.dtype)
         net.load_state_dict(self._active_state_dict())
         return net.train(self.training)
