@@ -124,23 +124,24 @@ def training_of(path: str | Path) -> dict[str, Any]:
     return {'trained_epochs': checkpoint['epoch'] + 1, 'split_epoch': split_epoch, **{key: args[key] for key in kept}}
 
 
-def save_model(model: nn.Module, folder: str | Path, training: dict[str, Any] | None = None) -> None:
+def save_model(model: nn.Module, folder: str | Path, training: dict[str, Any] | None = None, half: bool = True) -> None:
     """Write a model as it goes to the Hub: `model.safetensors` and `config.json`.
 
-    Parameters are stored in half precision and BatchNorm statistics in full. timm and condnet load them into fp32.
+    BatchNorm statistics are always stored in full precision. timm and condnet load everything into fp32.
 
     Args:
         model: The model.
         folder: Where to; it is created.
         training: How the weights were trained, see `training_of`.
+        half: Whether parameters are stored in half precision.
     """
-    half = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub
-    for parameter in half.parameters():
+    stored = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub
+    for parameter in stored.parameters() if half else ():
         parameter.data = parameter.data.half()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        save_for_hf(half, temporary, {'training': training or {}}, safe_serialization=True)
+        save_for_hf(stored, temporary, {'training': training or {}}, safe_serialization=True)
         for name in (WEIGHTS_NAME, 'config.json'):
             os.replace(Path(temporary) / name, folder / name)
 

@@ -8,7 +8,7 @@ import torch
 from conftest import MODELS, make_training, random_batch, train_step
 
 import condnet
-from condnet.ranking import EvaluationData, evaluate_subnet, predict
+from condnet.ranking import EvaluationData, evaluate_subnet, group_by_route, predict
 
 
 @pytest.fixture
@@ -93,3 +93,42 @@ def test_bad_calls(data):
         evaluate_subnet(model, (1, 1, 1, 1, 1, 1), data)
     with pytest.raises(ValueError, match='needs images'):
         condnet.calibrate(model, data.calibration[:0])
+
+
+def _plain(model, archs, data):
+    return {p.index: p for p in (evaluate_subnet(model, arch, data) for arch in archs)}
+
+
+@pytest.mark.parametrize('memory', [0, 2_000_000, 1 << 30])  # nothing kept, only some, everything
+def test_engine_gives_the_numbers_of_the_plain_loop(supernet, data, memory):
+    archs = supernet.space.sample_distinct(12, seed=3)
+    archs += [(*archs[0][:-1], operation) for operation in supernet.space.choices]
+    before = {key: value.clone() for key, value in supernet.state_dict().items()}
+    engine = {p.index: p for p in predict(supernet, archs, data, memory)}
+    assert engine == _plain(supernet, archs, data)  # to the last bit of every loss
+    assert all(torch.equal(before[key], value) for key, value in supernet.state_dict().items())
+    assert supernet.active_subnet is not None and all(module.training for module in supernet.modules())
+
+
+def test_engine_prunes_without_a_trace(data):
+    model = timm.create_model('nb201_cond_supernet', split=True, cells_per_stage=1)
+    archs = [(0, 0, 0, 0, 0, 0), (0, 1, 2, 0, 3, 0), (0, 0, 3, 0, 3, 3), (1, 0, 0, 0, 0, 0), (3, 0, 0, 2, 3, 0)]
+    assert {p.index: p for p in predict(model, archs, data)} == _plain(model, archs, data)
+
+
+@pytest.mark.parametrize(('linear_skip', 'distinct'), [(True, 9685), (False, 9605)])
+def test_architectures_of_equal_computation_are_evaluated_once(linear_skip, distinct):
+    model = timm.create_model(
+        'nb201_cond_supernet', split=True, linear_skip=linear_skip, cells_per_stage=1, channels=(4, 4, 4)
+    )
+    groups = group_by_route(model, model.space)
+    assert len(groups) == distinct
+    assert sum(len(archs) for _, archs in groups) == 15_625
+
+
+def test_shared_steps_run_once(data):
+    model = timm.create_model('macro_cond_supernet', split=True)
+    runs = []
+    model.stem.register_forward_hook(lambda *_: runs.append(1))
+    list(predict(model, [(1, 2, 0, 1, 0, 2, 1, last) for last in range(3)], data))
+    assert len(runs) == 1 + 3  # one calibration batch, three validation batches, for three architectures

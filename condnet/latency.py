@@ -1,0 +1,112 @@
+"""Latency of a benchmark's networks: looked up in a published table, or measured on this machine."""
+
+import csv
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+import torch
+
+from condnet.spaces import Arch, SearchSpace, get_space
+
+_SUFFIX = '_latency_ms'  # of the columns of HW-NAS-Bench that are latencies
+_WARMUPS, _REPEATS = 5, 25
+
+
+def read_latency_table(path: str | Path, space: SearchSpace, device: str | None) -> dict[Arch, float]:
+    """Read latencies in milliseconds of every architecture of a space, as HW-NAS-Bench publishes them (CSV).
+
+    Args:
+        path: Table with the columns `index`, `arch_str` and `<device>_latency_ms`.
+        space: The space; other architectures of the table are left out.
+        device: Which of the table's devices.
+
+    Raises:
+        ValueError: If it is of another space, lacks architectures or the device, or is damaged.
+    """
+    try:
+        with Path(path).open(newline='', encoding='utf-8') as file:
+            reader = csv.DictReader(file)
+            column = _find_column(path, reader.fieldnames or (), device)
+            rows = [(row['index'], row['arch_str'], row[column]) for row in reader]
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path} is no latency table: {error}') from error
+    latencies: dict[Arch, float] = {}
+    for index, text, latency in rows:
+        arch = _read_arch(path, space, index, text)
+        if arch in latencies:
+            raise ValueError(f'{path} holds architecture {text} twice; expected it once')
+        latencies[arch] = _read_latency(path, text, latency)
+    missing = [arch for arch in space if arch not in latencies]
+    if missing:
+        raise ValueError(
+            f'{path} lacks {len(missing)} of the {len(space)} architectures of {space}: {space.format(missing[0])}, ...'
+        )
+    return {arch: latencies[arch] for arch in space}
+
+
+def _find_column(path: str | Path, columns: Sequence[str], device: str | None) -> str:
+    devices = [column.removesuffix(_SUFFIX) for column in columns if column.endswith(_SUFFIX)]
+    if not devices or not {'index', 'arch_str'} <= set(columns):
+        raise ValueError(f'{path} is no latency table; expected columns index, arch_str and <device>{_SUFFIX}')
+    if device not in devices:
+        raise ValueError(f'--latency-device is {device!r}, expected one of {", ".join(devices)}')
+    return f'{device}{_SUFFIX}'
+
+
+def _read_arch(path: str | Path, space: SearchSpace, index: str, text: str) -> Arch:
+    whole = get_space(space.name)  # the table may cover more than this subset
+    try:
+        arch = whole.parse(text)
+        if whole.index(arch) == int(index):
+            return arch
+        reason = f'its index in {space.name} is {whole.index(arch)}'
+    except (TypeError, ValueError) as error:
+        reason = str(error)
+    raise ValueError(f'{path} is no latency table of {space.name}: index {index}, {text}: {reason}')
+
+
+def _read_latency(path: str | Path, arch: str, text: str) -> float:
+    try:
+        latency = float(text)
+    except (TypeError, ValueError):
+        latency = math.nan
+    if not 0 < latency < math.inf:
+        raise ValueError(f'{path}: latency {text!r} of {arch}; expected milliseconds')
+    return latency
+
+
+class MeasuredLatency:
+    """Measures the benchmark's own network of an architecture: median time in milliseconds of one image.
+
+    Args:
+        space: The search space; its network is the timm model `<name>_net`.
+        num_classes: Number of classes of the network.
+        input_size: Channels, height and width of the image.
+        device: Where to measure.
+    """
+
+    def __init__(
+        self, space: SearchSpace, num_classes: int, input_size: tuple[int, int, int], device: torch.device
+    ) -> None:
+        self.space, self.num_classes, self.input_size, self.device = space, num_classes, input_size, device
+
+    @torch.inference_mode()
+    def __call__(self, arch: Arch) -> float:
+        net = timm.create_model(
+            f'{self.space.name}_net', arch=arch, num_classes=self.num_classes, in_chans=self.input_size[0]
+        )
+        net.to(self.device).eval()
+        image = torch.zeros(1, *self.input_size, device=self.device)
+        seconds = [self._time(net, image) for _ in range(_WARMUPS + _REPEATS)]
+        return 1000 * statistics.median(seconds[_WARMUPS:])
+
+    def _time(self, net: torch.nn.Module, image: torch.Tensor) -> float:
+        started = time.perf_counter()
+        net(image)
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - started
