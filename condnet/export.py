@@ -12,7 +12,7 @@ from torch import nn
 from condnet.calibration import calibrate, preserved_statistics
 from condnet.checkpoint import load_model, save_model
 from condnet.models import Supernet
-from condnet.ranking import EvaluationData, accuracy_and_loss
+from condnet.ranking import EvaluationData, accuracy_and_loss, autocast
 from condnet.spaces import Arch, Cost
 
 _ONNX_PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
@@ -53,11 +53,6 @@ def export_network(net: nn.Module, folder: Path, training: dict[str, Any], data:
         accuracy, loss = accuracy_and_loss(read_back, data)
     cost = measure_cost(read_back, data.images[:1])
     return {'folder': folder.name, 'accuracy': accuracy, 'loss': loss, 'params': cost.params, 'flops': cost.flops}
-
-
-def autocast(data: EvaluationData) -> torch.autocast:
-    """The precision that the data is evaluated in."""
-    return torch.autocast(data.images.device.type, data.amp_dtype, data.amp_dtype is not None)
 
 
 @torch.no_grad()

@@ -80,7 +80,7 @@ def evaluate_subnet(model: nn.Module, arch: 'str | int | Arch', data: Evaluation
     active, training = model.active_subnet, model.training
     model.set_active_subnet(arch)
     try:
-        with preserved_statistics(model), _autocast(data):
+        with preserved_statistics(model), autocast(data):
             calibrate(model, data.calibration, momentum=data.momentum)
             accuracy, loss = accuracy_and_loss(model, data)
     finally:
@@ -95,7 +95,8 @@ def _as_supernet(model: nn.Module) -> Supernet:
     return model
 
 
-def _autocast(data: EvaluationData) -> torch.autocast:
+def autocast(data: EvaluationData) -> torch.autocast:
+    """The precision that the data is evaluated in."""
     return torch.autocast(data.images.device.type, data.amp_dtype, data.amp_dtype is not None)
 
 
@@ -232,7 +233,7 @@ def _run_subnet(
         steps = model.forward_steps()
         start = max(kept.by_depth, default=0)
         activations = kept.by_depth.get(start, images)
-        with _autocast(data):
+        with autocast(data):
             for depth, step in enumerate(steps[start:], start + 1):
                 activations = _run_step(step, activations, any(map(_batch_norms_of, steps[depth:])))
                 if depth in branches:

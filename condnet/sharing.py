@@ -1,4 +1,4 @@
-"""Several processes that share a ranking: `torchrun --nproc-per-node 2 validate.py ...`, on one machine or several.
+"""Several processes that share a ranking: `torchrun --nproc-per-node 2 validate.py ...`.
 
 A queue in torchrun's key-value store hands out small pieces of the tree of architectures, so that no process idles.
 The first process collects the predictions. They do not depend on who made them, at equal threads per process.
