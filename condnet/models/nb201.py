@@ -104,7 +104,7 @@ def _live_edges(arch: Arch) -> set[int]:
 
 
 def _cell_steps(cell: Cell, arch: Arch) -> list[Step]:
-    """The forward pass of a cell, a step per node: all edges out of it.
+    """The forward pass of a cell, a step per edge.
 
     Edges that contribute nothing are left out. That is exact where BatchNorm statistics are estimated anew: zeros have
     zero mean, and stay zeros.
@@ -112,36 +112,37 @@ def _cell_steps(cell: Cell, arch: Arch) -> list[Step]:
     live = _live_edges(arch)
     if not live:
         return [Step('zeros', (), lambda state: (torch.zeros_like(state[0]),))]
-    modules: list[tuple[nn.Module | None, ...]] = []
-    for node in range(3):
-        decisions = [decision for ins in _NODES for decision, source in ins if source == node]
-        blocks = [cast(ChoiceBlock, cell.edges[decision]) for decision in decisions]
-        modules.append(tuple(b.active_module() if b.decision in live else None for b in blocks))
-    return [Step(edges, tuple(m for m in edges if m is not None), partial(_run_edges, edges)) for edges in modules]
+    steps = []
+    edges = [(source, node, decision) for node, ins in enumerate(_NODES, 1) for decision, source in ins]
+    for source, target, decision in sorted(edges):
+        if decision in live:
+            module = cast(ChoiceBlock, cell.edges[decision]).active_module()
+            steps.append(Step(module, (module,), partial(_run_edge, module, source, target)))
+    return [*steps, Step(cell, (), lambda state: (state[3],))]
 
 
-def _run_edges(modules: tuple[nn.Module | None, ...], state: State) -> State:
-    """Add the edges out of a node to the nodes after it.
+def _run_edge(module: nn.Module, source: int, target: int, state: State) -> State:
+    """Add what an edge carries to the node that it leads to.
 
     Args:
-        modules: The edges, None for those that contribute nothing.
-        state: The node, and what the nodes after it have received so far; (node 0,) at first.
+        module: Operation of the edge.
+        source: Node that it reads, 0 to 3.
+        target: Node that it leads to.
+        state: Before the first edge, (input,); then what the four nodes have received so far, and what edges share that
+            read the same node: that node rectified, and pooled.
     """
-    x, *sums = state
-    rectified = None  # shared by the convolutions
-    for i, module in enumerate(modules):
-        if i == len(sums):
-            sums.append(None)
-        if module is None or x is None:
-            continue
-        if isinstance(module, ReLUConvBN):
-            rectified = module.act(x) if rectified is None else rectified
-            output = module.bn(module.conv(rectified))
-        else:
-            output = module(x)
-        before = sums[i]
-        sums[i] = output if before is None else before + output
-    return tuple(sums)
+    *nodes, rectified, pooled = (*state, *[None] * 5) if len(state) == 1 else state
+    if any(node is not None for node in nodes[:source]):  # the first edge that reads this node
+        nodes[:source], rectified, pooled = [None] * source, None, None
+    if isinstance(module, ReLUConvBN):
+        rectified = module.act(nodes[source]) if rectified is None else rectified
+        output = module.bn(module.conv(rectified))
+    elif isinstance(module, nn.AvgPool2d):
+        output = pooled = module(nodes[source]) if pooled is None else pooled
+    else:
+        output = module(nodes[source])
+    nodes[target] = output if nodes[target] is None else nodes[target] + output
+    return (*nodes, rectified, pooled)
 
 
 class ReductionBlock(nn.Module):

@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""Measure speed; `python benchmark.py ranking --help`."""
+
+import sys
+
+from condnet.speed import main
+
+if __name__ == '__main__':
+    sys.exit(main())
