@@ -3,6 +3,7 @@
 from condnet.calibration import calibrate
 from condnet.choice import split_supernet
 from condnet.models import MacroNet, MacroSupernet, NB201Net, NB201Supernet, Supernet
+from condnet.models.pretrained import list_pretrained
 from condnet.spaces import Arch, Cost, SearchSpace, get_space
 
 __version__ = '0.1.0'
@@ -19,5 +20,6 @@ __all__ = [
     '__version__',
     'calibrate',
     'get_space',
+    'list_pretrained',
     'split_supernet',
 ]

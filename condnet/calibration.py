@@ -53,6 +53,8 @@ def calibrate(
         model.train()
         for batch in images.split(batch_size):
             model(batch)
+        if isinstance(model, Supernet):
+            model.calibrated_subnet = model.active_subnet
     finally:
         model.train(training)
         for layer, previous in zip(layers, momenta, strict=True):
@@ -62,8 +64,11 @@ def calibrate(
 @contextmanager
 def preserved_statistics(model: nn.Module) -> Iterator[None]:
     """Give the BatchNorm layers that run now their statistics back afterwards, bit for bit."""
+    calibrated = getattr(model, 'calibrated_subnet', None)
     with _preserved(_batch_norms(model)):
         yield
+    if isinstance(model, Supernet):
+        model.calibrated_subnet = calibrated
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import hashlib
 import json
 import os
 import sys
@@ -16,9 +15,16 @@ from timm.models import save_for_hf
 from torch import nn
 
 from condnet.commands import run
-from condnet.models.supernet import check_state_dict, state_dict_is_split
-
-WEIGHTS_NAME = 'model.safetensors'
+from condnet.models.pretrained import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    check_folder,
+    file_sha256,
+    find_pretrained,
+    is_pretrained_name,
+    read_config,
+)
+from condnet.models.supernet import Supernet, check_state_dict, state_dict_is_split
 
 
 def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -43,20 +49,33 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def locate(checkpoint: str | Path) -> Path:
+    """The file or folder of a checkpoint, which may be given by the name of a pretrained model.
+
+    Raises:
+        ValueError: If it is such a name, and its weights are not to be had.
+    """
+    is_name = not Path(checkpoint).exists() and is_pretrained_name(str(checkpoint))
+    return find_pretrained(str(checkpoint)) if is_name else Path(checkpoint)
+
+
 def load_model(path: str | Path, use_ema: bool = False) -> nn.Module:
     """Build the model of a checkpoint, with its weights, on the CPU.
 
     Args:
-        path: A training checkpoint (`.pth.tar`), or a folder with `model.safetensors` and `config.json`.
+        path: A training checkpoint (`.pth.tar`), a folder with `model.safetensors` and `config.json`, or the name of a
+            pretrained model.
         use_ema: Whether to take the averaged weights of a training checkpoint.
 
     Raises:
         ValueError: If it is missing, damaged, or does not fit the model it names.
     """
-    if Path(path).is_dir():
+    path = locate(path)
+    if path.is_dir():
         if use_ema:
             raise ValueError(f'{path} is a model folder; averaged weights are in training checkpoints')
-        return _load_folder(Path(path))
+        check_folder(path)
+        return _create_model(f'local-dir:{path}', {'pretrained': True}, path)
     return _load_training_model(path, use_ema)
 
 
@@ -79,19 +98,6 @@ def _load_training_model(path: str | Path, use_ema: bool) -> nn.Module:
     return model
 
 
-def _load_folder(path: Path) -> nn.Module:
-    for name in (WEIGHTS_NAME, 'config.json'):
-        if not (path / name).is_file():
-            raise ValueError(f'{path} is no model folder: it lacks {name}')
-    try:
-        architecture = json.loads((path / 'config.json').read_text())['architecture']
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f'{path}/config.json is damaged, or names no architecture') from error
-    if not timm.is_model(architecture):
-        raise ValueError(f'{path} holds the model {architecture!r}, which neither timm nor condnet knows')
-    return _create_model(f'local-dir:{path}', {'pretrained': True}, path)
-
-
 def _create_model(name: str, kwargs: dict[str, Any], path: str | Path) -> nn.Module:
     try:
         return timm.create_model(name, **kwargs)
@@ -103,8 +109,9 @@ def _create_model(name: str, kwargs: dict[str, Any], path: str | Path) -> nn.Mod
 
 def training_of(path: str | Path) -> dict[str, Any]:
     """How the weights of a checkpoint were trained, in the words of `train.py`'s flags; empty if it does not say."""
-    if Path(path).is_dir():
-        return json.loads((Path(path) / 'config.json').read_text()).get('training', {})
+    path = locate(path)
+    if path.is_dir():
+        return read_config(path).get('training', {})
     checkpoint = read_training_checkpoint(path)
     args = vars(checkpoint['args'])
     kept = (
@@ -138,22 +145,26 @@ def save_model(model: nn.Module, folder: str | Path, training: dict[str, Any] | 
     stored = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub
     for parameter in stored.parameters() if half else ():
         parameter.data = parameter.data.half()
+    stored.pretrained_cfg = {**stored.pretrained_cfg, 'tag': Path(folder).name.partition('.')[2]}  # type: ignore[assignment, dict-item]
+    if isinstance(stored, Supernet) and stored.calibrated_subnet is not None:
+        active_subnet = stored.space.format(stored.calibrated_subnet)
+        stored._model_args = {**getattr(stored, '_model_args', {}), 'active_subnet': active_subnet}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         save_for_hf(stored, temporary, {'training': training or {}}, safe_serialization=True)
-        for name in (WEIGHTS_NAME, 'config.json'):
-            os.replace(Path(temporary) / name, folder / name)
+        weights, config = Path(temporary) / WEIGHTS_NAME, Path(temporary) / CONFIG_NAME
+        content = json.loads(config.read_text()) | {'weights_sha256': file_sha256(weights)}
+        config.write_text(json.dumps(content, indent=2) + '\n')
+        for file in (weights, config):
+            file.chmod(0o644)  # safetensors keeps its files to their owner
+            os.replace(file, folder / file.name)
 
 
 def sha256(path: str | Path) -> str:
     """SHA-256 of a checkpoint; of a model folder, that of its weights."""
-    file = Path(path) / WEIGHTS_NAME if Path(path).is_dir() else Path(path)
-    digest = hashlib.sha256()
-    with file.open('rb') as stream:
-        for chunk in iter(lambda: stream.read(1 << 20), b''):
-            digest.update(chunk)
-    return digest.hexdigest()
+    path = locate(path)
+    return file_sha256(path / WEIGHTS_NAME if path.is_dir() else path)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -22,6 +22,7 @@ def run(name: str, command: Callable[[], Any]) -> int:
     """
     if not logging.getLogger().handlers:  # a caller's logging is left alone
         setup_default_logging()
+        logging.getLogger('httpx').setLevel(logging.WARNING)  # the Hub's client reports every request
     keep_freed_memory()
     try:
         command()

@@ -21,6 +21,7 @@ from torch import nn
 from torch.fx import symbolic_trace
 
 from condnet.choice import ChoiceBlock
+from condnet.models.pretrained import HUB_ORGANIZATION, build_supernet
 from condnet.models.supernet import Step, Supernet, checkpoint_filter_fn
 from condnet.spaces import MACRO_BLOCKS, MACRO_LAYERS, Arch, get_space
 
@@ -172,9 +173,11 @@ class MacroSupernet(Supernet, _Macro):
         num_classes: Number of classes; 0 for none.
         in_chans: Image channels.
         global_pool: Pooling before the classifier.
+        active_subnet: The sub-network that is active from the start, and whose BatchNorm statistics the weights come
+            with; by default the model is over-complete.
 
     Raises:
-        ValueError: If the subset is unknown.
+        ValueError: If the subset is unknown, or `active_subnet` is no architecture of it.
     """
 
     def __init__(
@@ -184,6 +187,7 @@ class MacroSupernet(Supernet, _Macro):
         num_classes: int = 10,
         in_chans: int = 3,
         global_pool: str = 'avg',
+        active_subnet: 'str | int | Arch | None' = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -194,8 +198,7 @@ class MacroSupernet(Supernet, _Macro):
 
         super().__init__(make_layer, num_classes, in_chans, global_pool, device, dtype)
         self.space = search_space
-        if split:
-            self.split()
+        self._start(split, active_subnet)
 
     def forward_steps(self) -> list[Step]:
         self._check_active()
@@ -238,9 +241,8 @@ class MacroNet(_Macro):
         self.arch = parsed
 
 
-def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
+def _cfg(**kwargs: Any) -> Any:  # timm's type for it cannot be written down
     return {
-        'url': url,
         'num_classes': 10,
         'input_size': (3, 32, 32),
         'pool_size': (4, 4),
@@ -255,7 +257,16 @@ def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
     }
 
 
-default_cfgs = generate_default_cfgs({'macro_cond_supernet.untrained': _cfg(), 'macro_net.untrained': _cfg()})
+_TAGS: dict[str, dict[str, Any]] = {'cond_cifar10': {'split': True}, 'spos_cifar10': {}}  # constructor's arguments
+
+
+def _supernet_cfg(tag: str) -> Any:
+    return _cfg(hf_hub_id=f'{HUB_ORGANIZATION}/macro_cond_supernet.{tag}', paper_ids='arXiv:2104.11522')
+
+
+default_cfgs = generate_default_cfgs(
+    {f'macro_cond_supernet.{tag}': _supernet_cfg(tag) for tag in _TAGS} | {'macro_net.untrained': _cfg()}
+)
 
 _FEATURE_CFG = {'out_indices': (0, 1, 2), 'flatten_sequential': True}
 
@@ -263,14 +274,7 @@ _FEATURE_CFG = {'out_indices': (0, 1, 2), 'flatten_sequential': True}
 @register_model
 def macro_cond_supernet(pretrained: bool = False, **kwargs: Any) -> MacroSupernet:
     """NAS-Bench-Macro super-network, see `MacroSupernet`."""
-    return build_model_with_cfg(
-        MacroSupernet,
-        'macro_cond_supernet',
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(_FEATURE_CFG),
-        **kwargs,
-    )
+    return build_supernet(MacroSupernet, 'macro_cond_supernet', pretrained, _TAGS, **kwargs)
 
 
 @register_model

@@ -24,6 +24,7 @@ from torch import nn
 from torch.fx import symbolic_trace
 
 from condnet.choice import ChoiceBlock
+from condnet.models.pretrained import HUB_ORGANIZATION, build_supernet
 from condnet.models.supernet import State, Step, Supernet, checkpoint_filter_fn
 from condnet.spaces import Arch, get_space
 
@@ -255,9 +256,11 @@ class NB201Supernet(Supernet, _NB201):
         cells_per_stage: Cells in each of the three stages; all of them share one architecture.
         channels: Channels of the three stages.
         global_pool: Pooling before the classifier.
+        active_subnet: The sub-network that is active from the start, and whose BatchNorm statistics the weights come
+            with; by default the model is over-complete.
 
     Raises:
-        ValueError: If the subset is unknown.
+        ValueError: If the subset is unknown, or `active_subnet` is no architecture of it.
     """
 
     def __init__(
@@ -270,6 +273,7 @@ class NB201Supernet(Supernet, _NB201):
         cells_per_stage: int = 2,
         channels: tuple[int, int, int] = (16, 32, 64),
         global_pool: str = 'avg',
+        active_subnet: 'str | int | Arch | None' = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -281,8 +285,7 @@ class NB201Supernet(Supernet, _NB201):
         super().__init__(make_edge, num_classes, in_chans, cells_per_stage, channels, global_pool, device, dtype)
         self.space = search_space
         self.cells_per_stage, self.channels, self.linear_skip = cells_per_stage, channels, linear_skip
-        if split:
-            self.split()
+        self._start(split, active_subnet)
 
     def forward_steps(self) -> list[Step]:
         self._check_active()
@@ -338,9 +341,8 @@ class NB201Net(_NB201):
         self.arch = parsed
 
 
-def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
+def _cfg(**kwargs: Any) -> Any:  # timm's type for it cannot be written down
     return {
-        'url': url,
         'num_classes': 10,
         'input_size': (3, 32, 32),
         'pool_size': (8, 8),
@@ -355,7 +357,24 @@ def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
     }
 
 
-default_cfgs = generate_default_cfgs({'nb201_cond_supernet.untrained': _cfg(), 'nb201_net.untrained': _cfg()})
+_GLYPHS = {'cells_per_stage': 1, 'channels': (8, 16, 32)}
+_TAGS: dict[str, dict[str, Any]] = {  # what a tag says of the constructor's arguments
+    'cond_cifar10': {'split': True},
+    'spos_cifar10': {},
+    'cond_glyphs': {'split': True, **_GLYPHS},
+    'spos_glyphs': _GLYPHS,
+}
+
+
+def _supernet_cfg(tag: str) -> Any:
+    data = {'num_classes': 26, 'input_size': (1, 16, 16), 'pool_size': (4, 4), 'mean': (0.5,), 'std': (0.5,)}
+    hub = f'{HUB_ORGANIZATION}/nb201_cond_supernet.{tag}'
+    return _cfg(hf_hub_id=hub, paper_ids='arXiv:2104.11522', **(data if tag.endswith('glyphs') else {}))
+
+
+default_cfgs = generate_default_cfgs(
+    {f'nb201_cond_supernet.{tag}': _supernet_cfg(tag) for tag in _TAGS} | {'nb201_net.untrained': _cfg()}
+)
 
 _FEATURE_CFG = {'out_indices': (0, 1, 2), 'flatten_sequential': True}
 
@@ -363,14 +382,7 @@ _FEATURE_CFG = {'out_indices': (0, 1, 2), 'flatten_sequential': True}
 @register_model
 def nb201_cond_supernet(pretrained: bool = False, **kwargs: Any) -> NB201Supernet:
     """NAS-Bench-201 super-network, see `NB201Supernet`."""
-    return build_model_with_cfg(
-        NB201Supernet,
-        'nb201_cond_supernet',
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(_FEATURE_CFG),
-        **kwargs,
-    )
+    return build_supernet(NB201Supernet, 'nb201_cond_supernet', pretrained, _TAGS, **kwargs)
 
 
 @register_model

@@ -1,6 +1,7 @@
 """What all super-networks have in common: the active sub-network, the split, and the way in and out of checkpoints."""
 
 import re
+import warnings
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -49,6 +50,17 @@ class Supernet(nn.Module):
     in_chans: int
     global_pool: SelectAdaptivePool2d
     pretrained_cfg: dict[str, Any]  # set by timm
+    _has_warned: bool = False  # that these are not the statistics of the active sub-network
+    calibrated_subnet: Arch | None = None  # whose BatchNorm statistics it has; None: of no single one
+
+    def _start(self, split: bool, active_subnet: 'str | int | Arch | None') -> None:
+        """What a constructor does last."""
+        if split:
+            self.split()
+        if active_subnet is not None:
+            self.set_active_subnet(active_subnet)
+            self.calibrated_subnet = self.active_subnet
+            self.register_forward_pre_hook(_check_calibration)
 
     def choice_blocks(self) -> list[ChoiceBlock]:
         """All choice blocks; several of them may make the same decision, as the cells of nb201 do."""
@@ -172,6 +184,19 @@ class Supernet(nn.Module):
             elif active[match['block']] == (int(match['operation']), int(match['context'])):
                 state[f'{match["block"]}.{match["rest"]}'] = value
         return state
+
+
+def _check_calibration(model: Supernet, _: Any) -> None:
+    """Before a forward pass of a pretrained super-network: say once that statistics do not fit."""
+    if model.training:
+        model.calibrated_subnet = None  # its statistics change
+    elif model.active_subnet != model.calibrated_subnet or model.active_subnet is None:
+        if not model._has_warned:
+            message = (
+                'the BatchNorm statistics are not of the active sub-network; call condnet.calibrate(model, images)'
+            )
+            warnings.warn(message, stacklevel=4)
+        model._has_warned = True
 
 
 def state_dict_is_split(state_dict: dict[str, Any]) -> bool:

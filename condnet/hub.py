@@ -1,0 +1,260 @@
+"""Model folders for the Hugging Face Hub: `python -m condnet.hub prepare` makes one, `publish` uploads it.
+
+What a card says is computed from the saved file, on images that no training has seen.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+
+from condnet.benchmarks import BenchmarkTable
+from condnet.calibration import calibrate
+from condnet.checkpoint import load_model, save_model, training_of
+from condnet.commands import run
+from condnet.data import Images
+from condnet.models import Supernet
+from condnet.models.pretrained import CONFIG_NAME, WEIGHTS_NAME, check_folder
+from condnet.ranking import Prediction, accuracy_and_loss, autocast
+from condnet.results import describe_training, read_predictions, write_atomically
+from condnet.validate import (
+    add_evaluation_flags,
+    check_evaluation_flags,
+    find_table,
+    load_evaluation_images,
+    load_supernet,
+    prepare_data,
+    provenance,
+)
+
+_logger = logging.getLogger('hub')
+CARD_NAME = 'README.md'
+_PAPER = {  # KT over all architectures, unsplit and split, ten seeds
+    'nb201/full': 'KT all 0.56 unsplit, 0.57 split at 150 of 250 epochs',
+    'nb201/no_zero': 'KT all 0.46 unsplit, 0.51 split at 150 of 250 epochs',
+    'nb201/only_conv': 'KT all 0.56 unsplit, 0.60 split at 150 of 250 epochs',
+    'macro/full': 'KT all 0.73 unsplit, 0.74 split at 47 of 50 epochs',
+}
+
+
+def prepare(args: argparse.Namespace) -> dict[str, Any]:
+    """Write a folder with the best found sub-network active and calibrated, and a card; return what the card says.
+
+    Raises:
+        ValueError: If results and checkpoint do not fit together.
+    """
+    check_evaluation_flags(args)
+    folder, results = Path(args.folder), Path(args.results)
+    predictions, summary = read_predictions(results), json.loads(results.with_suffix('.json').read_text())
+    model = load_supernet(args)
+    ranked = {key: summary.get(key) for key in ('model', 'space', 'split', 'training')}
+    own = {'model': model.pretrained_cfg['architecture'], 'space': str(model.space), 'split': model.is_split}
+    for key, value in {**own, 'training': training_of(args.checkpoint)}.items():
+        if ranked[key] != value:
+            raise ValueError(f'{results} ranks with {key} {ranked[key]!r}, {args.checkpoint} has {value!r}')
+    calibration, validation, dataset = load_evaluation_images(model, args)
+    table = find_table(model, dataset, args)
+    best = max(predictions, key=lambda prediction: (prediction.accuracy, -prediction.loss))
+    save_calibrated(model, best, calibration, validation, folder, args)
+    facts = {
+        **evaluate_saved(folder, validation, args),
+        'arch': model.space.format(model.space.parse(best.index)),
+        'index': best.index,
+        'dataset': dataset,
+        'truth': true_accuracy(table, best.index),
+        'evaluation': provenance(model, args),
+        'ranking': summary,
+    }
+    write_atomically(folder / CARD_NAME, str(make_card(folder.name, facts)).encode())
+    _logger.info(f'{folder}: sub-network {facts["arch"]}, accuracy {facts["accuracy"]:.2f}')
+    return facts
+
+
+def save_calibrated(
+    model: Supernet,
+    best: Prediction,
+    calibration: Images,
+    validation: Images,
+    folder: Path,
+    args: argparse.Namespace,
+) -> None:
+    """Save a super-network with a sub-network active, and its BatchNorm statistics as the stored weights give them."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half().float()
+    data = prepare_data(model, calibration, validation, args)
+    model.set_active_subnet(best.index)
+    with autocast(data):
+        calibrate(model, data.calibration, momentum=data.momentum)
+    save_model(model.eval(), folder, training_of(args.checkpoint))
+
+
+def evaluate_saved(folder: Path, validation: Images, args: argparse.Namespace) -> dict[str, Any]:
+    """Accuracy and loss of the active sub-network of a folder, freshly loaded."""
+    loaded = argparse.Namespace(**{**vars(args), 'checkpoint': str(folder)})
+    model = load_supernet(loaded).eval()
+    data = prepare_data(model, validation.select(validation.targets.new_zeros(1)), validation, loaded)
+    with autocast(data):
+        accuracy, loss = accuracy_and_loss(model, data)
+    return {'accuracy': accuracy, 'loss': loss, 'num_images': len(validation)}
+
+
+def true_accuracy(table: BenchmarkTable | None, index: int) -> float | None:
+    """What the benchmark says of an architecture, if it says something."""
+    return None if table is None or index not in table.indices else float(table.select([index]).accuracy[0])
+
+
+def make_card(name: str, facts: dict[str, Any]) -> ModelCard:
+    """The model card, with the figures as metadata as well."""
+    ranking, dataset = facts['ranking'], facts['dataset']
+    results = [_result(dataset, f'{dataset}, withheld training images', 'accuracy', 'Accuracy', facts['accuracy'])]
+    for by in ('accuracy', 'loss', 'flops'):
+        for metric in ('kendall_tau', 'top1', 'top10', 'improvement1') if by in ranking else ():
+            label = f'{metric}, ranked by {by}'
+            results.append(
+                _result(ranking['space'], f'{ranking["space"]} benchmark', metric, label, ranking[by][metric])
+            )
+    data = ModelCardData(
+        license='apache-2.0',
+        library_name='timm',
+        tags=['neural-architecture-search', 'super-network', 'condnet', 'timm'],
+        datasets=[dataset],
+        model_name=name,
+        eval_results=results,
+    )
+    return ModelCard(f'---\n{data.to_yaml()}\n---\n\n{_card_text(name, facts)}')
+
+
+def _result(dataset: str, dataset_name: str, metric: str, label: str, value: float) -> EvalResult:
+    return EvalResult(
+        task_type='image-classification',
+        dataset_type=dataset,
+        dataset_name=dataset_name,
+        metric_type=metric,
+        metric_name=label,
+        metric_value=value,
+    )
+
+
+def _card_text(name: str, facts: dict[str, Any]) -> str:
+    ranking, evaluation = facts['ranking'], facts['evaluation']
+    paper = _PAPER.get(ranking['space']) if facts['dataset'] == 'cifar10' else None
+    return _CARD.format(
+        name=name,
+        r=ranking,
+        e=evaluation,
+        f=facts,
+        training=evaluation['training'],
+        trained=describe_training(evaluation['training']),
+        conditional='with' if ranking['split'] else 'without',
+        table=_ranking_table(ranking) + (f'\n\nThe paper, means of ten seeds: {paper}.' if paper else ''),
+        truth='' if facts['truth'] is None else f'\nTrained alone, it reaches {facts["truth"]:.2f} % of the test set.',
+    )
+
+
+_CARD = """# {name}
+
+A one-shot NAS super-network of the search space {r[space]}, {conditional} conditional weights
+([paper](https://arxiv.org/abs/2104.11522)), trained with condnet on {f[dataset]}: {trained},
+batch {training[batch_size]}, learning rate {training[lr]}, weight decay {training[weight_decay]}.
+It predicts the accuracy of any architecture of the space without training that architecture.
+
+## How it ranks
+
+{r[num_archs]} architectures ({r[architectures]}), each with its BatchNorm statistics estimated anew on
+{r[calibration][batches]} batches of {r[calibration][batch_size]} training images, evaluated on {r[eval_images]}
+withheld images, and compared with the true accuracies of the benchmark (mean {r[truth_mean]:.2f}, best
+{r[truth_max]:.2f}). Run on {r[hardware]}, {r[amp_dtype]}, torch {r[versions][torch]}. Parameters and FLOPs are
+the trivial baselines.
+
+{table}
+
+## The active sub-network
+
+`{f[arch]}` (index {f[index]}), of the above the best by predicted accuracy:
+{f[accuracy]:.2f} % of {f[num_images]} withheld images.{truth}
+Computed from the saved file on {e[hardware]}, {e[amp_dtype]}, torch {e[versions][torch]}, batches of
+{e[eval_batch_size]}; BatchNorm statistics from {e[calibration][batches]} batches of {e[calibration][batch_size]}.
+They fit this sub-network only: after choosing another one, call `condnet.calibrate(m, images)`.
+
+```python
+import timm, condnet
+
+m = timm.create_model('{name}', pretrained=True).eval()  # or 'hf-hub:ORGANIZATION/{name}'
+```
+"""
+
+
+def _ranking_table(ranking: dict[str, Any]) -> str:
+    lines = ['| ranked by | KT all | KT 50 | top-1 | top-5 | top-10 | improvement |', '|---|---|---|---|---|---|---|']
+    names = ('kendall_tau', 'kendall_tau_50', 'top1', 'top5', 'top10', 'improvement1')
+    for by in ('accuracy', 'loss', 'params', 'flops'):
+        values = ['-' if ranking[by][name] is None else f'{ranking[by][name]:.2f}' for name in names]
+        lines.append(f'| {by} | {" | ".join(values)} |')
+    return '\n'.join(lines)
+
+
+def publish(folder: str | Path, repo: str, private: bool = False) -> str:
+    """Upload a model folder: weights, configuration and card, and nothing else that may lie there.
+
+    Args:
+        folder: As `prepare` wrote it.
+        repo: `organization/name`; it is created if it does not exist.
+        private: Whether a new one is private.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        ValueError: If the folder is incomplete or damaged, or the Hub refuses it. Nothing is uploaded then.
+    """
+    folder = Path(folder)
+    check_folder(folder)
+    load_model(folder)  # what does not load is not published
+    if not (folder / CARD_NAME).is_file():
+        raise ValueError(f'{folder} has no card {CARD_NAME}; make it with python -m condnet.hub prepare')
+    api = HfApi(library_name='condnet')
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            allow_patterns=[WEIGHTS_NAME, CONFIG_NAME, CARD_NAME],
+            commit_message=f'{folder.name}',
+        )
+    except Exception as error:  # the Hub's client lets through what its HTTP library raises
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f'cannot publish {folder} as {repo}: {reason}') from error
+    return str(commit.commit_url)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Flags of the commands."""
+    parser = argparse.ArgumentParser('condnet.hub', description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest='command', required=True)
+    sub = commands.add_parser('prepare', help='make a folder', allow_abbrev=False)
+    sub.add_argument('checkpoint', help='training checkpoint, or model folder')
+    sub.add_argument('folder', help='folder to write, named as the model with its tag')
+    sub.add_argument('--results', required=True, help='CSV of its ranking by condnet-validate, the JSON beside it')
+    sub.add_argument('--model', help='refuse a checkpoint of another model')
+    add_evaluation_flags(sub)
+    sub = commands.add_parser('publish', help='upload a folder; log in with `hf auth login` before', allow_abbrev=False)
+    sub.add_argument('folder', help='folder that prepare wrote')
+    sub.add_argument('repo', help='organization/name')
+    sub.add_argument('--private', action='store_true', help='of a new repository')
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prepare or publish; returns the exit status."""
+    args = make_parser().parse_args(argv)
+    if args.command == 'prepare':
+        return run('condnet.hub', lambda: prepare(args))
+    return run('condnet.hub', lambda: print(publish(args.folder, args.repo, args.private)))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

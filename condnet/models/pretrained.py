@@ -1,0 +1,203 @@
+"""Pretrained super-networks: where their folders are found, and what is checked before one is trusted.
+
+A folder holds `model.safetensors`, `config.json` and a card, and is named as the model with its tag. It is looked for
+in the directory that the environment variable `CONDNET_CHECKPOINTS` names, in `checkpoints/` of a source tree, in the
+package, and at last on the Hugging Face Hub.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError, safe_open
+from timm.models import build_model_with_cfg
+from torch import nn
+
+from condnet.models.supernet import checkpoint_filter_fn, state_dict_is_split
+
+CHECKPOINTS_VARIABLE = 'CONDNET_CHECKPOINTS'  # environment variable: a directory to look for folders in
+WEIGHTS_NAME, CONFIG_NAME = 'model.safetensors', 'config.json'
+HUB_ORGANIZATION = 'condnet'
+_WEIGHTS_SHA256: dict[str, str] = {}  # of what is published; a tag that is not here has no weights yet
+_SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id')  # where timm can be told to take weights from
+_PACKAGE = Path(__file__).parents[1]
+
+
+def list_pretrained() -> list[str]:
+    """Names of the pretrained super-networks that there are, for `timm.create_model(name, pretrained=True)`."""
+    names = timm.list_pretrained('*_cond_supernet*')
+    return [name for name in names if name in _WEIGHTS_SHA256 or any(_local_folders(name))]
+
+
+def is_pretrained_name(name: str) -> bool:
+    """Whether it is the name of one of our models with a tag, or one on the Hub."""
+    return name.startswith('hf-hub:') or ('.' in name and name in timm.list_pretrained('*_cond_supernet*'))
+
+
+def find_pretrained(name: str, cache_dir: str | Path | None = None) -> Path:
+    """The folder of a pretrained super-network, which is fetched from the Hub if it is nowhere on this machine.
+
+    Args:
+        name: Model with tag, as in `list_pretrained`, or `hf-hub:organization/name`.
+        cache_dir: Where the Hub's files are kept; None for its own cache.
+
+    Raises:
+        ValueError: If it is not to be had.
+    """
+    if name.startswith('hf-hub:'):
+        return _fetch(name.removeprefix('hf-hub:'), name, cache_dir)
+    local = next(_local_folders(name), None)
+    if local is not None:
+        return local
+    if name not in _WEIGHTS_SHA256:
+        raise ValueError(f'no pretrained weights of {name} exist yet; {_how_to_train(name)}')
+    folder = _fetch(f'{HUB_ORGANIZATION}/{name}', name, cache_dir)
+    if file_sha256(folder / WEIGHTS_NAME) != _WEIGHTS_SHA256[name]:
+        raise ValueError(f'the weights of {name} on the Hub are not those that this version of condnet knows')
+    return folder
+
+
+def _local_folders(name: str) -> Iterator[Path]:
+    directory = os.environ.get(CHECKPOINTS_VARIABLE)
+    parents = [Path(directory)] if directory else []
+    for parent in (*parents, _PACKAGE.parent / 'checkpoints', _PACKAGE / 'checkpoints'):
+        if (parent / name / CONFIG_NAME).is_file():
+            yield parent / name
+
+
+def _fetch(repo: str, name: str, cache_dir: str | Path | None) -> Path:
+    repo_id, _, revision = repo.partition('@')
+    try:
+        config, _ = [
+            hf_hub_download(repo_id, file, revision=revision or None, cache_dir=cache_dir)
+            for file in (CONFIG_NAME, WEIGHTS_NAME)
+        ]
+    except Exception as error:  # the Hub's client lets through what its HTTP library raises
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        hint = '' if name.startswith('hf-hub:') else f'; if it is not published yet, {_how_to_train(name)}'
+        raise ValueError(f'cannot get {name} from the Hub ({repo}: {reason}){hint}') from error
+    return Path(config).parent
+
+
+def _how_to_train(name: str) -> str:
+    model, _, tag = name.partition('.')
+    recipes = {'nb201_cond_supernet': 'nb201_full', 'macro_cond_supernet': 'macro'}
+    recipe = 'nb201_glyphs' if tag.endswith('glyphs') else recipes.get(model, 'RECIPE')
+    return f'train your own with condnet-train -c {recipe}{" --split-epoch 0" if tag.startswith("spos") else ""}'
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What `config.json` of a model folder says.
+
+    Raises:
+        ValueError: If it is missing or damaged, or names a model that is not known.
+    """
+    for name in (WEIGHTS_NAME, CONFIG_NAME):
+        if not (folder / name).is_file():
+            raise ValueError(f'{folder} is no model folder: it lacks {name}')
+    try:
+        config = json.loads((folder / CONFIG_NAME).read_text())
+        architecture = config['architecture']
+        config['pretrained_cfg']['num_classes']
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{folder}/{CONFIG_NAME} is damaged, or names no architecture') from error
+    if not timm.is_model(architecture):
+        raise ValueError(f'{folder} holds the model {architecture!r}, which neither timm nor condnet knows')
+    return config
+
+
+def check_folder(folder: Path, architecture: str | None = None, is_split: bool | None = None) -> dict[str, Any]:
+    """Refuse a model folder whose weights are not what its `config.json` says, or not what is expected.
+
+    Args:
+        folder: The folder.
+        architecture: Name of the model that it should hold; None for any.
+        is_split: Whether it should hold a split super-network; None for either.
+
+    Returns:
+        Its `config.json`.
+
+    Raises:
+        ValueError: If the weights are damaged or others, or of another model.
+    """
+    config = read_config(folder)
+    if architecture not in (None, config['architecture']):
+        raise ValueError(f'{folder} holds the model {config["architecture"]!r}, expected {architecture!r}')
+    file = folder / WEIGHTS_NAME
+    try:
+        with safe_open(file, 'pt') as weights:
+            keys = dict.fromkeys(weights.keys())
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f'{file} is damaged: {error}') from error
+    if 'weights_sha256' in config and file_sha256(file) != config['weights_sha256']:
+        raise ValueError(f'{file} is damaged, or of another model: its SHA-256 is not the one in {CONFIG_NAME}')
+    expected = bool(config.get('model_args', {}).get('split', False)) if is_split is None else is_split
+    if state_dict_is_split(keys) != expected:
+        names = {True: 'split', False: 'unsplit'}
+        raise ValueError(f'{folder} holds {names[not expected]} weights, expected {names[expected]} ones')
+    return config
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open('rb') as stream:
+        digest = hashlib.sha256()
+        for chunk in iter(lambda: stream.read(1 << 20), b''):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def build_supernet(
+    model_cls: type[nn.Module], variant: str, pretrained: bool, tags: dict[str, dict[str, Any]], **kwargs: Any
+) -> Any:
+    """timm's `build_model_with_cfg`, and what a tag decides: constructor arguments, and which sub-network is active.
+
+    Args:
+        model_cls: The super-network.
+        variant: Name of the model.
+        pretrained: Whether to load weights.
+        tags: Constructor arguments by tag; the first tag is the default.
+        **kwargs: Constructor arguments, and those of `build_model_with_cfg`.
+
+    Raises:
+        ValueError: If the weights are not to be had or damaged, or the arguments contradict the tag.
+    """
+    config, overlay = kwargs.get('pretrained_cfg') or '', dict(kwargs.get('pretrained_cfg_overlay') or {})
+    if isinstance(config, str) and (config or pretrained):
+        tag = config or next(iter(tags))
+        tag_args = tags.get(tag, {})
+        if tag_args.get('split') and kwargs.get('split') is False:
+            raise ValueError(f'{variant}.{tag} is split; split=False needs the weights of an unsplit super-network')
+        kwargs = {**tag_args, **kwargs, 'pretrained_cfg': tag}
+        if pretrained and not any(overlay.get(source) for source in _SOURCES):
+            folder = find_pretrained(f'{variant}.{tag}', kwargs.get('cache_dir'))
+            found = check_folder(folder, variant, tag_args.get('split', False))
+            kwargs.setdefault('active_subnet', found.get('model_args', {}).get('active_subnet'))
+            overlay['file'] = str(folder / WEIGHTS_NAME)
+    elif pretrained and isinstance(config, dict) and config.get('source') in ('local-dir', 'hf-hub'):
+        if config['source'] == 'local-dir':
+            folder = Path(config['file'])
+        else:
+            folder = find_pretrained(f'hf-hub:{config["hf_hub_id"]}', kwargs.get('cache_dir'))
+        check_folder(folder, variant)
+    kwargs['pretrained_cfg_overlay'] = overlay
+    model = build_model_with_cfg(
+        model_cls,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={'out_indices': (0, 1, 2), 'flatten_sequential': True},
+        **kwargs,
+    )
+    if isinstance(model, model_cls):  # and no extractor of features
+        arguments = {key: value for key, value in kwargs.items() if key in _RECORDED}
+        model._model_args = {**arguments, **getattr(model, '_model_args', {})}  # type: ignore[assignment, dict-item]
+    return model
+
+
+_RECORDED = ('space', 'linear_skip', 'cells_per_stage', 'channels')  # a tag's arguments that `config.json` must repeat

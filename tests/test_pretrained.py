@@ -1,0 +1,250 @@
+"""Pretrained super-networks: what a tag decides, which folder is found, what is refused, and the way over the Hub."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from hub_server import HubServer
+
+import condnet
+from condnet.checkpoint import load_model, save_model
+from condnet.hub import publish
+from condnet.models import pretrained
+from condnet.ranking import EvaluationData, evaluate_subnet
+
+NAME = 'nb201_cond_supernet.cond_glyphs'
+UNSPLIT = 'nb201_cond_supernet.spos_glyphs'
+IMAGES = torch.randn(300, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def make_folder(parent: Path, name: str, **kwargs) -> torch.nn.Module:
+    """A folder of an untrained model, calibrated for architecture 6111; returns what it should load as."""
+    torch.manual_seed(3)
+    model = timm.create_model(name, active_subnet=6111, **kwargs)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half().float()
+    condnet.calibrate(model, IMAGES)
+    save_model(model.eval(), parent / name, {'data_name': 'glyphs'})
+    (parent / name / 'README.md').write_text('---\nlicense: apache-2.0\n---\n\n# Test\n')
+    return model
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch) -> Path:
+    """A directory that pretrained models are looked for in, empty."""
+    monkeypatch.setenv(pretrained.CHECKPOINTS_VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+def test_tag_decides_the_arguments():
+    model = timm.create_model(NAME)
+    assert (model.is_split, model.cells_per_stage, model.num_classes, model.in_chans) == (True, 1, 26, 1)
+    assert not timm.create_model(UNSPLIT).is_split
+    assert not timm.create_model('nb201_cond_supernet').is_split  # neither a tag nor weights
+    assert timm.create_model('macro_cond_supernet.cond_cifar10').num_weight_sets == 44
+    with pytest.raises(ValueError, match='cond_glyphs is split; split=False needs'):
+        timm.create_model(NAME, split=False)
+
+
+def test_pretrained_classifies_at_once(folders):
+    expected = make_folder(folders, NAME)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for model in (timm.create_model(NAME, pretrained=True), load_model(NAME), load_model(folders / NAME)):
+            assert model.active_subnet == model.space.parse(6111)
+            assert torch.equal(model.eval()(IMAGES), expected(IMAGES))
+    assert NAME in condnet.list_pretrained()
+    again = folders / 'again'
+    save_model(timm.create_model(NAME, pretrained=True), again)
+    assert torch.equal(load_model(again).eval()(IMAGES), expected(IMAGES))
+
+
+def test_weights_fit_other_classes_and_channels(folders):
+    make_folder(folders, NAME)
+    model = timm.create_model(NAME, pretrained=True, num_classes=5, in_chans=3)
+    assert model(torch.randn(2, 3, 16, 16)).shape == (2, 5)
+
+
+def test_unsplit_weights_expand(folders):
+    expected = make_folder(folders, UNSPLIT)
+    model = timm.create_model(UNSPLIT, pretrained=True, split=True).eval()
+    assert model.is_split
+    assert torch.equal(model(IMAGES), expected(IMAGES))
+
+
+def test_statistics_of_another_subnet_are_warned_of_once(folders):
+    make_folder(folders, NAME)
+    model = timm.create_model(NAME, pretrained=True).eval()
+    data = EvaluationData(IMAGES, IMAGES[:8], torch.zeros(8, dtype=torch.int64))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        evaluate_subnet(model, 5, data)  # calibrates, and gives everything back
+        model(IMAGES)
+        model.set_active_subnet(5)
+        condnet.calibrate(model, IMAGES)
+        model(IMAGES)
+    model.set_active_subnet(6111)
+    with pytest.warns(UserWarning, match='not of the active sub-network; call condnet.calibrate'):
+        model(IMAGES)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model(IMAGES)
+    trained = timm.create_model(NAME, pretrained=True)
+    trained(IMAGES)  # in training mode
+    with pytest.warns(UserWarning, match='not of the active sub-network'):
+        trained.eval()(IMAGES)
+
+
+def _flip(folder: Path) -> None:
+    content = bytearray((folder / 'model.safetensors').read_bytes())
+    content[-5] ^= 1
+    (folder / 'model.safetensors').write_bytes(content)
+
+
+def _truncate(folder: Path) -> None:
+    content = (folder / 'model.safetensors').read_bytes()
+    (folder / 'model.safetensors').write_bytes(content[: len(content) // 2])
+
+
+def _other_model(folder: Path) -> None:
+    save_model(timm.create_model('macro_cond_supernet', in_chans=1, num_classes=26), folder)
+
+
+def _other_shapes(folder: Path) -> None:
+    save_model(timm.create_model(NAME, channels=(4, 4, 4)), folder)
+
+
+def _other_weights(folder: Path) -> None:
+    other = folder.parent / 'other'
+    save_model(timm.create_model(NAME, active_subnet=6111), other)
+    shutil.copy(other / 'model.safetensors', folder)
+
+
+def _unsplit(folder: Path) -> None:
+    save_model(timm.create_model(UNSPLIT), folder)
+
+
+def _config(folder: Path) -> None:
+    (folder / 'config.json').write_text('{"architecture": "nb201')
+
+
+def _no_weights(folder: Path) -> None:
+    (folder / 'model.safetensors').unlink()
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (_flip, 'is damaged, or of another model: its SHA-256'),
+        (_truncate, 'model.safetensors is damaged'),
+        (_other_weights, 'is damaged, or of another model: its SHA-256'),
+        (_other_model, "holds the model 'macro_cond_supernet', expected 'nb201_cond_supernet'"),
+        (_other_shapes, 'the checkpoint does not fit'),
+        (_unsplit, 'holds unsplit weights, expected split ones'),
+        (_config, 'config.json is damaged'),
+        (_no_weights, 'lacks model.safetensors'),
+    ],
+)
+def test_wrong_files_are_refused_in_one_line(folders, damage, message):
+    make_folder(folders, NAME)
+    damage(folders / NAME)
+    with pytest.raises(ValueError, match=message) as error:
+        timm.create_model(NAME, pretrained=True)
+    assert '\n' not in str(error.value)
+    if damage in (_flip, _truncate, _other_weights):
+        for load in (load_model, lambda path: timm.create_model(f'local-dir:{path}', pretrained=True)):
+            with pytest.raises(ValueError, match=message):
+                load(folders / NAME)
+
+
+def test_weights_that_do_not_exist_yet(folders, monkeypatch):
+    monkeypatch.setattr(pretrained, '_PACKAGE', folders / 'package' / 'condnet')  # without what comes with the package
+    name = 'macro_cond_supernet.spos_cifar10'
+    assert condnet.list_pretrained() == []
+    with pytest.raises(ValueError, match=f'no pretrained weights of {name} exist yet.*-c macro --split-epoch 0$'):
+        timm.create_model(name, pretrained=True)
+
+
+# Over the Hub. What it is and whether one is online is read when its client is imported, so these are other processes.
+
+PULL = """
+import sys, time, hashlib, torch, timm, condnet
+from condnet.models import pretrained
+name, pretrained._PACKAGE = sys.argv[1], pretrained.Path('/nowhere/condnet')
+pretrained._WEIGHTS_SHA256 = {'nb201_cond_supernet.cond_glyphs': sys.argv[2]}
+torch.set_num_threads(1)
+started = time.perf_counter()
+try:
+    model = timm.create_model(name, pretrained=True).eval()
+    images = torch.randn(300, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    print(hashlib.sha256(model(images).detach().numpy().tobytes()).hexdigest())
+except ValueError as error:
+    print(f'{time.perf_counter() - started:.2f} {error}')
+"""
+
+
+def run_with_hub(server: HubServer, cache: Path, *args: str, **environment: str) -> str:
+    """What a process prints for which the server is the Hub."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith(('HF_', 'CONDNET_CHECKPOINTS'))}
+    env |= {'HF_ENDPOINT': server.url, 'HF_HOME': str(cache), 'HF_TOKEN': 'hf_test', **environment}
+    process = subprocess.run([sys.executable, *args], env=env, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip()
+
+
+def digest(model: torch.nn.Module) -> str:
+    import hashlib
+
+    return hashlib.sha256(model(IMAGES).detach().numpy().tobytes()).hexdigest()
+
+
+def test_push_and_pull_give_the_same_predictions(folders, tmp_path):
+    expected = digest(make_folder(folders, NAME))
+    sha = pretrained.file_sha256(folders / NAME / 'model.safetensors')
+    (folders / NAME / 'notes.txt').write_text('not to be published')
+    repo = f'condnet/{NAME}'
+    with HubServer() as server:
+        printed = run_with_hub(server, tmp_path / 'a', '-m', 'condnet.hub', 'publish', str(folders / NAME), repo)
+        assert printed.endswith(f'/commit/{server.revision(repo)}')
+        assert sorted(server.repos[repo]) == ['README.md', 'config.json', 'model.safetensors']
+        for i, name in enumerate((NAME, f'hf-hub:{repo}')):
+            assert run_with_hub(server, tmp_path / str(i), '-c', PULL, name, sha) == expected
+        assert run_with_hub(server, tmp_path / '0', '-c', PULL, NAME, sha, HF_HUB_OFFLINE='1') == expected  # cached
+        other = run_with_hub(server, tmp_path / 'b', '-c', PULL, NAME, 'f' * 64)
+        assert 'on the Hub are not those that this version of condnet knows' in other
+
+
+def test_missing_on_the_hub_is_one_line(tmp_path):
+    with HubServer() as server:
+        online = run_with_hub(server, tmp_path, '-c', PULL, NAME, 'f' * 64)
+        offline = run_with_hub(server, tmp_path, '-c', PULL, NAME, 'f' * 64, HF_HUB_OFFLINE='1')
+    for printed in (online, offline):
+        assert f'cannot get {NAME} from the Hub' in printed
+        assert printed.endswith('if it is not published yet, train your own with condnet-train -c nb201_glyphs')
+        assert len(printed.splitlines()) == 1
+        assert float(printed.split()[0]) < 2
+
+
+def test_what_is_not_complete_is_not_published(folders):
+    make_folder(folders, NAME)
+    (folders / NAME / 'README.md').unlink()
+    with pytest.raises(ValueError, match='has no card README.md'):
+        publish(folders / NAME, 'condnet/test')
+    _flip(folders / NAME)
+    with pytest.raises(ValueError, match='is damaged'):
+        publish(folders / NAME, 'condnet/test')
+
+
+def test_config_says_what_it_is(folders):
+    make_folder(folders, NAME)
+    config = json.loads((folders / NAME / 'config.json').read_text())
+    assert config['pretrained_cfg']['tag'] == 'cond_glyphs'
+    assert config['model_args']['active_subnet'] == condnet.get_space('nb201').format((3, 3, 3, 1, 3, 2))
+    assert config['training'] == {'data_name': 'glyphs'}

@@ -1,0 +1,33 @@
+"""A plugin for timm's own tests (`pytest -p timm_hub`): the pretrained weights of our models come from a stand-in Hub.
+
+The weights are untrained; what timm tests is the way that they take.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from hub_server import HubServer
+
+_server = HubServer().__enter__()
+_folder = Path(tempfile.mkdtemp())
+os.environ.update(HF_ENDPOINT=_server.url, HF_HOME=str(_folder / 'cache'))  # read when the Hub's client is imported
+
+import timm  # noqa: E402
+
+import condnet  # noqa: E402, F401
+from condnet.checkpoint import save_model  # noqa: E402
+from condnet.models import pretrained  # noqa: E402
+
+pretrained._PACKAGE = _folder / 'nothing' / 'condnet'
+for _name in timm.list_pretrained('*_cond_supernet*'):
+    save_model(timm.create_model(_name, active_subnet=0), _folder / _name)
+    _files = {file.name: file.read_bytes() for file in (_folder / _name).iterdir()}
+    _server.repos[f'condnet/{_name}'] = _files
+    pretrained._WEIGHTS_SHA256[_name] = pretrained.file_sha256(_folder / _name / pretrained.WEIGHTS_NAME)
+
+
+def pytest_sessionfinish() -> None:
+    """Every model was asked for, and came from the server."""
+    for name in _server.repos:
+        assert any(request.startswith(f'GET /{name}/resolve') for request in _server.requests), name
