@@ -1,5 +1,6 @@
 """Pretrained super-networks: what a tag decides, which folder is found, what is refused, and the way over the Hub."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -175,61 +176,50 @@ def test_weights_that_do_not_exist_yet(folders, monkeypatch):
 # Over the Hub. What it is and whether one is online is read when its client is imported, so these are other processes.
 
 PULL = """
-import sys, time, hashlib, torch, timm, condnet
+import hashlib, sys, time, torch, timm, condnet
 from condnet.models import pretrained
-name, pretrained._PACKAGE = sys.argv[1], pretrained.Path('/nowhere/condnet')
-pretrained._WEIGHTS_SHA256 = {'nb201_cond_supernet.cond_glyphs': sys.argv[2]}
+pretrained._PACKAGE = pretrained.Path('/nowhere/condnet')
 torch.set_num_threads(1)
-started = time.perf_counter()
-try:
-    model = timm.create_model(name, pretrained=True).eval()
-    images = torch.randn(300, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    print(hashlib.sha256(model(images).detach().numpy().tobytes()).hexdigest())
-except ValueError as error:
-    print(f'{time.perf_counter() - started:.2f} {error}')
+images = torch.randn(300, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+for argument in sys.argv[1:]:
+    name, sha = argument.split()
+    pretrained._WEIGHTS_SHA256 = {name: sha}
+    started = time.perf_counter()
+    try:
+        model = timm.create_model(name, pretrained=True).eval()
+        print(hashlib.sha256(model(images).detach().numpy().tobytes()).hexdigest())
+    except ValueError as error:
+        print(f'{time.perf_counter() - started:.2f} {error}')
 """
 
 
-def run_with_hub(server: HubServer, cache: Path, *args: str, **environment: str) -> str:
-    """What a process prints for which the server is the Hub."""
+def run_with_hub(server: HubServer, cache: Path, *args: str, **environment: str) -> list[str]:
+    """The lines that a process prints for which the server is the Hub."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(('HF_', 'CONDNET_CHECKPOINTS'))}
     env |= {'HF_ENDPOINT': server.url, 'HF_HOME': str(cache), 'HF_TOKEN': 'hf_test', **environment}
-    process = subprocess.run([sys.executable, *args], env=env, capture_output=True, text=True, timeout=120)
+    process = subprocess.run([sys.executable, *args], env=env, capture_output=True, text=True, timeout=240)
     assert process.returncode == 0, process.stderr
-    return process.stdout.strip()
-
-
-def digest(model: torch.nn.Module) -> str:
-    import hashlib
-
-    return hashlib.sha256(model(IMAGES).detach().numpy().tobytes()).hexdigest()
+    return process.stdout.splitlines()
 
 
 def test_push_and_pull_give_the_same_predictions(folders, tmp_path):
-    expected = digest(make_folder(folders, NAME))
-    sha = pretrained.file_sha256(folders / NAME / 'model.safetensors')
+    predictions = make_folder(folders, NAME)(IMAGES).detach().numpy().tobytes()
+    expected = hashlib.sha256(predictions).hexdigest()
+    sha, repo = pretrained.file_sha256(folders / NAME / 'model.safetensors'), f'condnet/{NAME}'
     (folders / NAME / 'notes.txt').write_text('not to be published')
-    repo = f'condnet/{NAME}'
     with HubServer() as server:
-        printed = run_with_hub(server, tmp_path / 'a', '-m', 'condnet.hub', 'publish', str(folders / NAME), repo)
-        assert printed.endswith(f'/commit/{server.revision(repo)}')
+        printed = run_with_hub(server, tmp_path / 'push', '-m', 'condnet.hub', 'publish', str(folders / NAME), repo)
+        assert printed[-1].endswith(f'/commit/{server.revision(repo)}')
         assert sorted(server.repos[repo]) == ['README.md', 'config.json', 'model.safetensors']
-        for i, name in enumerate((NAME, f'hf-hub:{repo}')):
-            assert run_with_hub(server, tmp_path / str(i), '-c', PULL, name, sha) == expected
-        assert run_with_hub(server, tmp_path / '0', '-c', PULL, NAME, sha, HF_HUB_OFFLINE='1') == expected  # cached
-        other = run_with_hub(server, tmp_path / 'b', '-c', PULL, NAME, 'f' * 64)
+        wanted = (f'{NAME} {sha}', f'hf-hub:{repo} -', f'{NAME} {"f" * 64}', f'{UNSPLIT} {sha}')
+        online = run_with_hub(server, tmp_path / 'pull', '-c', PULL, *wanted)
+        offline = run_with_hub(server, tmp_path / 'pull', '-c', PULL, *wanted, HF_HUB_OFFLINE='1')
+    for first, second, other, missing in (online, offline):
+        assert first == second == expected
         assert 'on the Hub are not those that this version of condnet knows' in other
-
-
-def test_missing_on_the_hub_is_one_line(tmp_path):
-    with HubServer() as server:
-        online = run_with_hub(server, tmp_path, '-c', PULL, NAME, 'f' * 64)
-        offline = run_with_hub(server, tmp_path, '-c', PULL, NAME, 'f' * 64, HF_HUB_OFFLINE='1')
-    for printed in (online, offline):
-        assert f'cannot get {NAME} from the Hub' in printed
-        assert printed.endswith('if it is not published yet, train your own with condnet-train -c nb201_glyphs')
-        assert len(printed.splitlines()) == 1
-        assert float(printed.split()[0]) < 2
+        assert f'cannot get {UNSPLIT} from the Hub' in missing
+        assert missing.endswith('published yet, train your own with condnet-train -c nb201_glyphs --split-epoch 0')
+        assert float(missing.split()[0]) < 2
 
 
 def test_what_is_not_complete_is_not_published(folders):
