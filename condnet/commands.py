@@ -1,7 +1,6 @@
 """What the commands share: errors in one line, devices, and arguments of models."""
 
 import argparse
-import ctypes
 import logging
 import os
 import platform
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 from timm.utils import ParseKwargs, setup_default_logging
+
+from condnet.memory import keep_freed_memory
 
 
 def run(name: str, command: Callable[[], Any]) -> int:
@@ -30,16 +31,6 @@ def run(name: str, command: Callable[[], Any]) -> int:
         print(f'{name}: error: {error}', file=sys.stderr)
         return 2
     return 0
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep the large buffers that are freed: by default it returns them to the system again and again."""
-    if sys.platform == 'linux' and hasattr(libc := ctypes.CDLL(None), 'mallopt'):
-        for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 500_000_000)):
-            libc.mallopt(parameter, value)
-
-
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # numbers in malloc.h
 
 
 def find_device(name: str) -> torch.device:

@@ -1,16 +1,15 @@
-"""Speed, measured in one run on real images: `benchmark.py ranking` times the ranking engine against the plain loop.
+"""Speed, measured in one run on real images: `benchmark.py ranking`, and `training` (in `condnet.speed_training`).
 
-The plain loop is written as other tools write it: set the architecture, reset BatchNorm, 20 training-mode batches, then
-validation in batches of 256; fp32, NCHW, eager, with its images in memory already.
+`ranking` times the ranking engine against the plain loop, which is written as other tools write it: set the
+architecture, reset BatchNorm, 20 training-mode batches, then validation in batches of 256; fp32, NCHW, eager, with its
+images in memory already.
 """
 
 import argparse
 import copy
-import ctypes
 import json
 import logging
 import statistics
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,10 +24,12 @@ from condnet.calibration import CALIBRATION_BATCH_SIZE, calibrate
 from condnet.checkpoint import load_model, sha256
 from condnet.commands import find_device, hardware_name, run
 from condnet.data import Images, load_images
+from condnet.memory import forget_peak, peak_memory_mb
 from condnet.models import Supernet
 from condnet.ranking import EvaluationData, choose_images, evaluation_data, group_by_route, predict, walk
 from condnet.results import write_atomically
 from condnet.spaces import Arch
+from condnet.speed_training import format_training, measure_training
 
 _logger = logging.getLogger('benchmark')
 _CHECKPOINTS = ('checkpoints/macro_cond_short', 'checkpoints/nb201_cond_short')
@@ -36,11 +37,10 @@ _NUM_RANDOM = 64  # architectures of a space that is no chain
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Flags of the command."""
+    """Flags of the commands."""
     parser = argparse.ArgumentParser('benchmark.py', description=__doc__, allow_abbrev=False)
-    ranking = parser.add_subparsers(dest='command', required=True).add_parser('ranking', allow_abbrev=False)
-    ranking.add_argument('--data-dir', required=True, help='directory with CIFAR-10')
-    ranking.add_argument('--results-file', default='output/speed.json', help='figures as JSON')
+    commands = parser.add_subparsers(dest='command', required=True)
+    ranking = commands.add_parser('ranking', help='the ranking engine against the plain loop', allow_abbrev=False)
     ranking.add_argument('--checkpoints', nargs='+', default=_CHECKPOINTS, help='super-networks, one of each space')
     ranking.add_argument('--calib-batches', type=int, default=20, help='BatchNorm calibration batches of 256')
     ranking.add_argument('--eval-images', type=int, default=1000, help='withheld images')
@@ -51,40 +51,52 @@ def make_parser() -> argparse.ArgumentParser:
                          'compared with those in float32')  # fmt: skip
     ranking.add_argument('--tau-images', type=int, default=5000, help='withheld images for that comparison')
     ranking.add_argument('--device', default='cpu', help='device to evaluate on')
+    training = commands.add_parser('training', help='the step of a super-network, on the CPU', allow_abbrev=False)
+    training.add_argument('--steps', type=int, default=40, help='pairs of steps of each comparison')
+    training.add_argument('--batch-size', type=int, default=256)
+    for command in (ranking, training):
+        command.add_argument('--data-dir', required=True, help='directory with CIFAR-10')
+        command.add_argument('--results-file', default='output/speed.json', help='figures as JSON')
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure; returns the exit status."""
-    return run('benchmark.py', lambda: benchmark_ranking(make_parser().parse_args(argv)))
+    return run('benchmark.py', lambda: benchmark(make_parser().parse_args(argv)))
 
 
-def benchmark_ranking(args: argparse.Namespace) -> dict[str, Any]:
-    """Time engine and plain loop for every checkpoint, print a table, write the figures and return them.
+def benchmark(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure what `make_parser` describes, print a table, write the figures and return them.
 
     Raises:
         ValueError: If data or checkpoints are not to be had, or a number makes no sense.
     """
-    for name in ('calib_batches', 'eval_images', 'plain_archs', 'tau_archs', 'tau_images'):
-        if getattr(args, name) < 2:
-            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 2')
-    device = find_device(args.device)
+    for name, value in vars(args).items():
+        if isinstance(value, int) and value < 2:
+            raise ValueError(f'--{name.replace("_", "-")} is {value}, expected at least 2')
     images = load_images(args.data_dir)
+    figures = measure_ranking(images, args) if args.command == 'ranking' else measure_training(images, args)
+    print(format_ranking(figures) if args.command == 'ranking' else format_training(figures))
+    figures['settings'] = {
+        **{key: value for key, value in vars(args).items() if key not in ('data_dir', 'results_file')},
+        'hardware': hardware_name(find_device(getattr(args, 'device', 'cpu'))),
+        'versions': {'condnet': condnet.__version__, 'torch': torch.__version__, 'timm': timm.__version__},
+    }
+    file = Path(args.results_file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, (json.dumps(figures, indent=2) + '\n').encode())
+    return figures
+
+
+def measure_ranking(images: Images, args: argparse.Namespace) -> dict[str, Any]:
+    """Engine and plain loop, for every checkpoint."""
+    device = find_device(args.device)
     figures: dict[str, Any] = {}
     for path in args.checkpoints:
         model = load_model(path).to(device)
         if not isinstance(model, Supernet):
             raise ValueError(f'{path} holds a {type(model).__name__}, expected a super-network')
         figures[model.space.name] = {'checkpoint_sha256': sha256(path), **measure_space(model, images, args)}
-    figures['settings'] = {
-        **{key: value for key, value in vars(args).items() if key not in ('data_dir', 'results_file', 'command')},
-        'hardware': hardware_name(device),
-        'versions': {'condnet': condnet.__version__, 'torch': torch.__version__, 'timm': timm.__version__},
-    }
-    file = Path(args.results_file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, (json.dumps(figures, indent=2) + '\n').encode())
-    print(format_figures(figures))
     return figures
 
 
@@ -159,26 +171,26 @@ class Measured:
 @torch.no_grad()
 def run_plain(model: Supernet, data: EvaluationData, arch: Arch) -> Measured:
     """One architecture in the plain loop."""
-    _forget_peak(data)
+    forget_peak(data.images.device)
     started = time.perf_counter()
     model.set_active_subnet(arch)
     calibrate(model, data.calibration)
     model.eval()
     logits = torch.cat([model(images) for images in data.images.split(CALIBRATION_BATCH_SIZE)]).cpu()
-    return Measured({arch: logits}, time.perf_counter() - started, _peak_memory_mb(data))
+    return Measured({arch: logits}, time.perf_counter() - started, peak_memory_mb(data.images.device))
 
 
 def run_engine(model: Supernet, data: EvaluationData, archs: list[Arch], dtype: torch.dtype) -> Measured:
     """All architectures in the engine."""
     data = replace(data, amp_dtype=None if dtype == torch.float32 else dtype)
-    _forget_peak(data)
+    forget_peak(data.images.device)
     logits: dict[Arch, torch.Tensor] = {}
     started = time.perf_counter()
     for same, outputs in walk(model, group_by_route(model, archs), data):
         logits |= dict.fromkeys(same, torch.cat(outputs).cpu())
     seconds = time.perf_counter() - started
     _logger.info(f'{model.space.name}, {dtype}: {len(archs) / seconds:.2f} architectures per second')
-    return Measured(logits, seconds, _peak_memory_mb(data))
+    return Measured(logits, seconds, peak_memory_mb(data.images.device))
 
 
 def compare_ranks(model: Supernet, images: Images, args: argparse.Namespace) -> dict[str, Any]:
@@ -197,27 +209,7 @@ def compare_ranks(model: Supernet, images: Images, args: argparse.Namespace) -> 
     }
 
 
-def _forget_peak(data: EvaluationData) -> None:
-    """Start to measure peak memory."""
-    if data.images.is_cuda:
-        torch.cuda.reset_peak_memory_stats(data.images.device)
-    elif sys.platform == 'linux':
-        ctypes.CDLL(None).malloc_trim(0)  # freed memory that is kept is not this measurement's
-        Path('/proc/self/clear_refs').write_text('5')
-
-
-def _peak_memory_mb(data: EvaluationData) -> float:
-    """Most memory since `_forget_peak`, in units of 1e6 bytes: of the process, or on the GPU; NaN if unknown."""
-    if data.images.is_cuda:
-        return torch.cuda.max_memory_allocated(data.images.device) / 1e6
-    status = Path('/proc/self/status')
-    if not status.is_file():
-        return float('nan')
-    line = next(line for line in status.read_text().splitlines() if line.startswith('VmHWM'))
-    return int(line.split()[1]) * 1024 / 1e6
-
-
-def format_figures(figures: dict[str, Any]) -> str:
+def format_ranking(figures: dict[str, Any]) -> str:
     """A small table for the terminal."""
     lines = [f'{"space":<8}{"engine":<10}{"archs":>6}{"archs/s":>9}{"plain s":>9}{"speedup":>9}{"NHWC":>7}'
              f'{"MB":>7}{"plain MB":>10}  agreement']  # fmt: skip
