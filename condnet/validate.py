@@ -116,6 +116,7 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
         table = table.select([model.space.index(arch) for arch in archs])
     data = prepare_data(model, calibration, validation, args)
     settings = {**provenance(model, args), 'dataset': name, 'eval_images': len(validation)}
+    settings['architectures'] = 'given' if args.archs else f'{args.num_archs}, drawn with seed {args.seed}'
     settings |= {'table': None if table is None else {'file': Path(table.path).name, 'sha256': table.sha256}}
     team = join_team()
     if team is not None and team.rank > 0:
@@ -242,7 +243,6 @@ def provenance(model: Supernet, args: argparse.Namespace) -> dict[str, Any]:
         'checkpoint_sha256': sha256(args.checkpoint),
         'ema': args.use_ema,
         'training': training_of(args.checkpoint),
-        'architectures': 'given' if args.archs else f'{args.num_archs}, drawn with seed {args.seed}',
         'eval_batch_size': args.batch_size,
         'calibration': {
             'batches': args.calib_batches,

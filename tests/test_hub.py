@@ -1,0 +1,64 @@
+"""Model folders for the Hub: what `prepare` writes is what a freshly loaded model does."""
+
+import json
+
+import pytest
+import torch
+from conftest import train_args
+from huggingface_hub import ModelCard
+
+from condnet.checkpoint import load_model
+from condnet.data import load_images
+from condnet.hub import main
+from condnet.ranking import accuracy_and_loss, choose_images, evaluation_data
+from condnet.train import main as train
+from condnet.validate import main as validate
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tiny_data, tmp_path_factory):
+    output = tmp_path_factory.mktemp('trained')
+    assert train(train_args(tiny_data, output)) == 0
+    return output / 'last.pth.tar'
+
+
+@pytest.fixture(scope='module')
+def flags(tiny_data, data_dir):
+    return ['--data-dir', str(tiny_data), '--benchmark', str(data_dir), '--calib-batches', '1']
+
+
+@pytest.fixture(scope='module')
+def results(checkpoint, flags, tmp_path_factory):
+    """A ranking of 30 architectures by the checkpoint."""
+    path = tmp_path_factory.mktemp('results') / 'ranking.csv'
+    arguments = ['--checkpoint', str(checkpoint), *flags, '--num-archs', '30', '--results-file', str(path)]
+    assert validate(arguments) == 0
+    return path
+
+
+def test_loaded_model_reproduces_its_card(checkpoint, results, flags, tiny_data, tmp_path):
+    folder = tmp_path / 'nb201_cond_supernet.tiny'
+    assert main(['prepare', str(checkpoint), str(folder), '--results', str(results), *flags]) == 0
+    card = ModelCard.load(folder / 'README.md')
+    figures = {(r.metric_type, r.metric_name): r.metric_value for r in card.data.eval_results}
+    model = load_model(folder).eval().to(memory_format=torch.channels_last)
+    calibration, validation = choose_images(load_images(tiny_data), 1)
+    data = evaluation_data(calibration, validation, model.pretrained_cfg, channels_last=True)
+    assert figures['accuracy', 'Accuracy'] == accuracy_and_loss(model, data)[0]
+    summary = json.loads(results.with_suffix('.json').read_text())
+    for by in ('accuracy', 'loss', 'flops'):
+        assert figures['kendall_tau', f'kendall_tau, ranked by {by}'] == summary[by]['kendall_tau']
+    rows = [line.split(',') for line in results.read_text().splitlines()[1:]]
+    best = max(rows, key=lambda row: (float(row[1]), -float(row[2])))
+    assert model.space.index(model.active_subnet) == int(best[0])
+    assert '4 epochs, split at 2, seed 0' in card.text and f'(index {best[0]})' in card.text
+    assert all(len(line) <= 200 for line in card.text.splitlines())
+
+
+def test_results_of_another_checkpoint_are_refused(checkpoint, results, flags, tiny_data, tmp_path, capsys):
+    assert train(train_args(tiny_data, tmp_path / 'other', '--seed', '1')) == 0
+    arguments = [str(tmp_path / 'other' / 'last.pth.tar'), str(tmp_path / 'folder'), '--results', str(results), *flags]
+    assert main(['prepare', *arguments]) == 2
+    error = capsys.readouterr().err
+    assert 'ranks with training' in error and error.count('\n') == 1
+    assert not (tmp_path / 'folder').exists()
