@@ -5,6 +5,7 @@ A CSV holds index and prediction only. The truth is joined when it is read.
 
 import argparse
 import csv
+import fcntl
 import io
 import json
 import math
@@ -25,11 +26,17 @@ TABLE_START, TABLE_END = '<!-- results: start -->', '<!-- results: end -->'
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written; the error names the file.
+    """
     temporary = path.with_name(f'.{path.name}.tmp')
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk's error names no file
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -66,55 +73,90 @@ def read_predictions(path: str | Path) -> list[Prediction]:
 class Journal:
     """Predictions of a ranking that is not finished, on disk as they come.
 
-    The first line says what they are of, so that nothing else is continued with them; a line that an interruption cut
-    off is dropped. Reading gives the same numbers back.
+    The first line says what they are of, so that nothing else is continued with them. A line that an interruption cut
+    off is dropped. Reading gives the same numbers back. What was appended survives the end of the process, however
+    that comes, but not of the machine. One process at a time has the file open.
 
     Args:
         path: File; an existing one is continued.
         settings: What the predictions depend on.
 
     Raises:
-        ValueError: If the file is of other settings, or no journal.
+        ValueError: If the file is of other settings, damaged, no journal, or in use by another process.
+        OSError: If it cannot be written.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = path
         self.predictions: list[Prediction] = []
-        header = json.dumps(settings, sort_keys=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and b'\n' in path.read_bytes():
-            self._read(json.loads(header))
-        else:
-            write_atomically(path, header.encode() + b'\n')
-        self._file = path.open('a')
-
-    def _read(self, settings: dict[str, Any]) -> None:
-        content = self.path.read_bytes()
-        complete = content[: content.rindex(b'\n') + 1]
-        header, *rows = complete.decode().splitlines()
+        self._file = path.open('a+b', buffering=0)  # a buffer would be written again, after an error, at exit
         try:
+            self._lock()
+            self._read(json.dumps(settings, sort_keys=True) + '\n')
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lifts it when the process ends
+        except BlockingIOError as error:
+            raise ValueError(f'{self.path} is in use by another process') from error
+        except OSError:  # a file system without locks
+            pass
+
+    def _read(self, header: str) -> None:
+        """Read the file, cut off what is not complete, and begin it with the header (one line) if nothing is."""
+        self._file.seek(0)
+        content = self._file.read()
+        complete = content[: content.rfind(b'\n') + 1]
+        if complete:
+            self._parse(complete, json.loads(header))
+        elif not header.encode().startswith(content):
+            raise ValueError(f'{self.path} is no unfinished ranking; delete it, or choose another --results-file')
+        self._file.truncate(len(complete))
+        if not complete:
+            self._write(header)
+
+    def _parse(self, lines: bytes, settings: dict[str, Any]) -> None:
+        try:
+            header, *rows = lines.decode().splitlines()
             before = json.loads(header)
+            if not isinstance(before, dict):
+                raise ValueError(f'its first line is {header!r}, expected settings')
             values = [row.split(',') for row in rows]
             self.predictions = [Prediction(int(index), float(acc), float(loss)) for index, acc, loss in values]
+            if len({prediction.index for prediction in self.predictions}) != len(rows):
+                raise ValueError('it predicts an architecture twice')
         except ValueError as error:
             raise ValueError(f'{self.path} is no unfinished ranking, or damaged: {error}') from error
         for key in settings | before:
             if before.get(key) != settings.get(key):
                 raise ValueError(f'{self.path} holds an unfinished ranking with {key} {before.get(key)!r}, not '
                                  f'{settings.get(key)!r}; delete it, or choose another --results-file')  # fmt: skip
-        if len(complete) < len(content):
-            os.truncate(self.path, len(complete))
 
     def append(self, prediction: Prediction) -> None:
-        """Add a prediction; it is on its way to the disk when this returns."""
-        self._file.write(f'{prediction.index},{prediction.accuracy!r},{prediction.loss!r}\n')
-        self._file.flush()
+        """Add a prediction; the system has it when this returns.
+
+        Raises:
+            OSError: If it cannot be written. What was there is kept.
+        """
+        self._write(f'{prediction.index},{prediction.accuracy!r},{prediction.loss!r}\n')
         self.predictions.append(prediction)
+
+    def _write(self, line: str) -> None:
+        content = line.encode()
+        try:
+            while content:  # a disk that fills up takes a part first
+                content = content[self._file.write(content) :]
+        except OSError as error:
+            raise OSError(f'cannot write {self.path}: {error.strerror}; what was computed is kept') from error
 
     def remove(self) -> None:
         """Delete the file, once the results are written."""
+        self.path.unlink(missing_ok=True)
         self._file.close()
-        self.path.unlink()
 
 
 def summarize_predictions(predictions: list[Prediction], table: BenchmarkTable | None) -> dict[str, Any]:

@@ -2,12 +2,17 @@
 
 A queue in torchrun's key-value store hands out small pieces of the tree of architectures, so that no process idles.
 The first process collects the predictions. They do not depend on who made them, at equal threads per process.
+
+Keys of the store: `archs`, all architectures; `pieces`, how many pieces are handed out; `message/RANK/NUMBER`, what a
+helper sends: its predictions, then null; `beats/RANK`, a number that grows as long as that helper lives.
 """
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch.distributed
@@ -17,7 +22,9 @@ from condnet.models.supernet import Supernet
 from condnet.ranking import EvaluationData, Prediction, group_by_route, predict
 from condnet.spaces import Arch
 
-_PATIENCE = timedelta(minutes=20)  # for a start, or a prediction, of another process
+_PATIENCE = timedelta(minutes=5)  # for the start of another process
+_BEAT = 1.0  # seconds between a helper's signs of life, however long it evaluates
+_SILENCE = 30.0  # seconds without one after which a helper is lost
 _PIECES_PER_PROCESS = 16
 
 
@@ -26,7 +33,7 @@ class Team:
 
     Args:
         store: What they all can read and write.
-        rank: Number of this process; 0 leads.
+        rank: Number of this process; 0 leads, the others help.
         size: Number of processes.
     """
 
@@ -38,32 +45,34 @@ class Team:
         """Predictions of all processes, as they come.
 
         Raises:
-            ValueError: If the others send nothing for too long.
+            ConnectionError: If another process is lost.
         """
-        self.store.set('archs', json.dumps(archs))
-        received = 0
-        for prediction in self._work(model, archs, data):
-            yield prediction
-            received += 1
-            for sent in self._receive():
-                yield sent
-                received += 1
-        waiting_since = time.monotonic()
-        while received < len(archs):
-            for sent in self._receive():
-                yield sent
-                received += 1
-                waiting_since = time.monotonic()
-            if time.monotonic() - waiting_since > _PATIENCE.total_seconds():
-                raise ValueError(f'no other process sent a prediction for {_PATIENCE}; what was computed is kept')
-            time.sleep(0.05)
+        with _in_contact():
+            self.store.set('archs', json.dumps(archs))
+            self.store.wait([f'beats/{rank}' for rank in range(1, self.size)])
+            helpers = [_Helper(self.store, rank) for rank in range(1, self.size)]
+            for prediction in self._work(model, archs, data):
+                yield prediction
+                for helper in helpers:
+                    yield from helper.receive()
+            while helpers := [helper for helper in helpers if not helper.is_done]:
+                for helper in helpers:
+                    yield from helper.receive()
+                time.sleep(0.05)
 
     def help(self, model: Supernet, data: EvaluationData) -> None:
-        """Work for the leading process until nothing is left to do."""
-        archs = [tuple(arch) for arch in json.loads(self.store.get('archs'))]
-        for prediction in self._work(model, archs, data):
-            row = json.dumps([prediction.index, prediction.accuracy, prediction.loss])
-            self.store.set(f'prediction/{self.store.add("claimed", 1)}', row)
+        """Work for the leading process until nothing is left to do.
+
+        Raises:
+            ConnectionError: If it is lost.
+        """
+        with _in_contact(), self._signs_of_life():
+            archs = [tuple(arch) for arch in json.loads(self.store.get('archs'))]
+            number = -1
+            for number, prediction in enumerate(self._work(model, archs, data)):
+                row = [prediction.index, prediction.accuracy, prediction.loss]
+                self.store.set(f'message/{self.rank}/{number}', json.dumps(row))
+            self.store.set(f'message/{self.rank}/{number + 1}', json.dumps(None))
 
     def _work(self, model: Supernet, archs: list[Arch], data: EvaluationData) -> Iterator[Prediction]:
         """Predictions of the pieces that this process gets hold of."""
@@ -72,16 +81,73 @@ class Team:
         while (start := (self.store.add('pieces', 1) - 1) * length) < len(ordered):
             yield from predict(model, ordered[start : start + length], data)
 
-    def _receive(self) -> Iterator[Prediction]:
-        """What the others have sent since the last time."""
-        first, last = getattr(self, '_last', 0) + 1, self.store.add('claimed', 0)
-        for number in range(first, last + 1):
-            yield Prediction(*json.loads(self.store.get(f'prediction/{number}')))
-            self._last = number
+    @contextmanager
+    def _signs_of_life(self) -> Iterator[None]:
+        """Show from a thread that this helper lives, one sign at once."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            with suppress(torch.distributed.DistError):  # the main thread will see it too, and say so
+                while not stop.wait(_BEAT):
+                    self.store.add(f'beats/{self.rank}', 1)
+
+        self.store.add(f'beats/{self.rank}', 1)
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+class _Helper:
+    """A helper as the leading process sees it."""
+
+    def __init__(self, store: torch.distributed.Store, rank: int) -> None:
+        self.store, self.rank = store, rank
+        self.is_done = False
+        self._num_messages = self._num_beats = 0
+        self._heard = time.monotonic()
+
+    def receive(self) -> Iterator[Prediction]:
+        """What it has sent since the last time.
+
+        Raises:
+            ConnectionError: If it has shown no sign of life for too long.
+        """
+        num_beats = self.store.add(f'beats/{self.rank}', 0)
+        if num_beats != self._num_beats:
+            self._num_beats, self._heard = num_beats, time.monotonic()
+        while not self.is_done and self.store.check([key := f'message/{self.rank}/{self._num_messages}']):
+            row = json.loads(self.store.get(key))
+            self._num_messages += 1
+            if row is None:
+                self.is_done = True
+            else:
+                yield Prediction(*row)
+        if not self.is_done and time.monotonic() - self._heard > _SILENCE:
+            raise ConnectionError(f'the process of rank {self.rank} has been silent for {_SILENCE:.0f} s; what was '
+                                  'computed is kept, the same command continues with it')  # fmt: skip
+
+
+@contextmanager
+def _in_contact() -> Iterator[None]:
+    """Errors of the store in one line."""
+    try:
+        yield
+    except torch.distributed.DistError as error:
+        reason = str(error).splitlines()[0]
+        raise ConnectionError(f'no contact to the other processes of the ranking: {reason}') from error
 
 
 def join_team() -> Team | None:
-    """The team that torchrun has started this process in, or None if there is no other."""
+    """The team that torchrun has started this process in, or None if there is no other.
+
+    Raises:
+        ConnectionError: If the others do not come.
+    """
     if int(os.environ.get('WORLD_SIZE', '1')) == 1:
         return None
-    return Team(*next(rendezvous('env://')))
+    with _in_contact():
+        return Team(*next(rendezvous('env://', timeout=_PATIENCE)))

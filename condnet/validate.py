@@ -146,7 +146,8 @@ def rank_architectures(
     progress = tqdm(predictions, 'ranking', len(archs), initial=num_done, disable=not sys.stderr.isatty())
     for prediction in log_lines(progress, len(missing)):
         journal.append(prediction)
-    return [prediction for prediction in journal.predictions if prediction.index in wanted]
+    done = [prediction for prediction in journal.predictions if prediction.index in wanted]
+    return sorted(done, key=lambda prediction: prediction.index)  # the plot depends on their order
 
 
 def load_supernet(args: argparse.Namespace) -> Supernet:

@@ -1,5 +1,6 @@
 """What several test files need: real data, small models and real training steps."""
 
+import csv
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from timm.optim import create_optimizer_v2
 
 import condnet  # noqa: F401  # registers the models
 from condnet.data import CIFAR10_CLASSES
+from condnet.spaces import get_space
 from condnet.task import SupernetTask
 
 MODELS = ('nb201_cond_supernet', 'macro_cond_supernet')
@@ -83,3 +85,19 @@ def train_args(data: Path, output: Path, *more: str) -> list[str]:
         'channels=(8,8,8)', '--epochs', '4', '--split-epoch', '2', '--batch-size', '64', '--eval-archs', '2',
         '--eval-batches', '1', '--eval-images', '10', *more,
     ]  # fmt: skip
+
+
+def write_table(path, indices, **changes):
+    """A benchmark table with true costs and made-up accuracies; changes are columns of its last row."""
+    space = get_space('nb201')
+    with path.open('w', newline='') as file:
+        writer = csv.DictWriter(file, ['index', 'arch_str', 'cifar10_test_acc', 'params_MB', 'flops_M'])
+        writer.writeheader()
+        for index in indices:
+            cost = space.cost(index)
+            row = {
+                'index': index, 'arch_str': space.format(index), 'cifar10_test_acc': 50 + index % 40,
+                'params_MB': f'{cost.params / 1e6:.6f}', 'flops_M': f'{cost.flops / 1e6:.6f}',
+            }  # fmt: skip
+            writer.writerow(row | (changes if index == indices[-1] else {}))
+    return path

@@ -1,6 +1,5 @@
 """The ranking command on a small data set and made-up tables, and what it refuses."""
 
-import csv
 import json
 import pickle
 import re
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import train_args
+from conftest import train_args, write_table
 
 from condnet import get_space
 from condnet.benchmarks import load_benchmark
@@ -29,22 +28,6 @@ from condnet.results import (
 )
 from condnet.train import main as train_main
 from condnet.validate import main
-
-
-def write_table(path, indices, **changes):
-    """A benchmark table with true costs and made-up accuracies; changes are columns of its last row."""
-    space = get_space('nb201')
-    with path.open('w', newline='') as file:
-        writer = csv.DictWriter(file, ['index', 'arch_str', 'cifar10_test_acc', 'params_MB', 'flops_M'])
-        writer.writeheader()
-        for index in indices:
-            cost = space.cost(index)
-            row = {
-                'index': index, 'arch_str': space.format(index), 'cifar10_test_acc': 50 + index % 40,
-                'params_MB': f'{cost.params / 1e6:.6f}', 'flops_M': f'{cost.flops / 1e6:.6f}',
-            }  # fmt: skip
-            writer.writerow(row | (changes if index == indices[-1] else {}))
-    return path
 
 
 @pytest.fixture(scope='module')
