@@ -72,8 +72,8 @@ def benchmark(args: argparse.Namespace) -> dict[str, Any]:
         ValueError: If data or checkpoints are not to be had, or a number makes no sense.
     """
     for name, value in vars(args).items():
-        if isinstance(value, int) and value < 2:
-            raise ValueError(f'--{name.replace("_", "-")} is {value}, expected at least 2')
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f'--{name.replace("_", "-")} is {value}, expected at least 1')
     images = load_images(args.data_dir)
     figures = measure_ranking(images, args) if args.command == 'ranking' else measure_training(images, args)
     print(format_ranking(figures) if args.command == 'ranking' else format_training(figures))
