@@ -91,12 +91,8 @@ class Journal:
         self.predictions: list[Prediction] = []
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open('a+b', buffering=0)  # a buffer would be written again, after an error, at exit
-        try:
-            self._lock()
-            self._read(json.dumps(settings, sort_keys=True) + '\n')
-        except BaseException:
-            self._file.close()
-            raise
+        self._lock()
+        self._read(json.dumps(settings, sort_keys=True) + '\n')
 
     def _lock(self) -> None:
         try:

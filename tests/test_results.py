@@ -1,6 +1,7 @@
 """The file of an unfinished ranking: what it keeps, drops and refuses."""
 
 import fcntl
+import resource
 
 import pytest
 
@@ -53,6 +54,21 @@ def test_torn_at_every_byte(path):
         assert kept == PREDICTIONS[: max(0, content[:size].count(b'\n') - 1)]
         write(path, PREDICTIONS[len(kept) :])
         assert path.read_bytes() == content
+
+
+def test_full_disk_takes_a_part_of_a_row(path):
+    """The row that does not fit is the one that fails, and the file is continued once there is space."""
+    journal = Journal(path, SETTINGS)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, limits[1]))
+    try:
+        with pytest.raises(OSError, match='cannot write .*ranking.partial: File too large; what was computed is kept'):
+            journal.append(Prediction(7, 1 / 7, 2 / 7))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes().endswith(b'\n7,0.1') and journal.predictions == PREDICTIONS
+    journal._file.close()
+    test_values_come_back_exactly_and_are_continued(path)
 
 
 @pytest.mark.parametrize(('settings', 'message'), [

@@ -24,7 +24,7 @@ from condnet.checkpoint import save_model
 from condnet.ranking import predict
 from condnet.results import Journal
 
-ARCHS = [(3, 3, first, 3, second, third) for first in (0, 2) for second in (1, 2, 3, 4) for third in (2, 3)]
+ARCHS = [*range(0, 15_625, 1960), *range(7, 15_625, 1960)]  # many of equal truth: they cover each other in the plot
 FILES = ['ranking.csv', 'ranking.json', 'ranking.png']
 
 
@@ -35,7 +35,7 @@ def arguments(tiny_data, tmp_path_factory):
     torch.manual_seed(0)
     model = timm.create_model('nb201_cond_supernet', split=True, cells_per_stage=1, channels=(8, 8, 8))
     save_model(model, folder / 'model')
-    write_table(folder / 'table.csv', sorted(model.space.index(arch) for arch in ARCHS))
+    write_table(folder / 'table.csv', sorted(ARCHS))
     return [
         '--checkpoint', str(folder / 'model'), '--data-dir', str(tiny_data), '--calib-batches', '1', '--benchmark',
         str(folder / 'table.csv'), '--archs', *map(str, ARCHS), '--results-file',
@@ -173,7 +173,6 @@ def limiting(num_bytes):
     """Have a process fail to write more than so much to a file: the system takes a part of it, as of a full disk."""
 
     def prepare():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
 
     return prepare
