@@ -1,11 +1,14 @@
-"""Checkpoints on disk: training state of timm's saver, and model folders as they go to the Hub."""
+"""Checkpoints on disk: the state of a training, and model folders as they go to the Hub."""
 
 import argparse
 import copy
+import io
 import json
+import logging
 import os
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,80 @@ from condnet.models.pretrained import (
 )
 from condnet.models.supernet import Supernet, check_state_dict, state_dict_is_split
 
+_logger = logging.getLogger('train')
+
+LAST, PREVIOUS = 'last.pth.tar', 'previous.pth.tar'  # the checkpoints of a training that may be continued
+
+
+def write_file(path: Path, content: bytes | memoryview, keep_as: Path | None = None) -> None:
+    """Write a file so that it is there as a whole or not at all, wherever a kill or a power failure interrupts this.
+
+    Args:
+        path: The file; what is there is replaced.
+        content: What it is to hold.
+        keep_as: Where what it held before goes, if there was anything.
+
+    Raises:
+        OSError: If it cannot be written, for example because the disk is full. Everything is as it was then.
+    """
+    temporary = path.with_name(f'{path.name}.tmp')
+    try:
+        with temporary.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a power failure could leave a renamed file without content
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, f'cannot write: {error.strerror}', str(path)) from error
+    if keep_as is not None and path.exists():
+        os.replace(path, keep_as)
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the renaming itself
+    finally:
+        os.close(folder)
+
+
+def save_training_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write the last checkpoint of a training, and keep the one before it: at every moment one of them is good.
+
+    Raises:
+        OSError: If it cannot be written. The last checkpoint is as it was then.
+    """
+    buffer = io.BytesIO()  # torch hides the reason when it cannot write to a file
+    torch.save(state, buffer)
+    write_file(folder / LAST, buffer.getbuffer(), keep_as=folder / PREVIOUS)
+
+
+def training_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that a training can be continued from, newest first."""
+    return [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
+
+
+def find_training_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Read the checkpoint at a path; in a folder, the newest one that is not damaged.
+
+    Returns:
+        The file, and what it holds.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if not path.is_dir():
+        return path, read_training_checkpoint(path)
+    errors = []
+    for file in training_checkpoints(path):
+        try:
+            checkpoint = read_training_checkpoint(file)
+        except ValueError as error:
+            errors.append(str(error))
+            continue
+        if errors:
+            _logger.warning(f'{errors[0]}; going on from the one before it, {file}')
+        return file, checkpoint
+    raise ValueError(f'no checkpoint to go on from in {path}: {"; ".join(errors) or f"there is no {LAST}"}')
+
 
 def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint that `train.py` wrote. Nothing in it is executed.
@@ -36,9 +113,14 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError(f'no checkpoint file at {path}')
     try:
+        with zipfile.ZipFile(path) as file:
+            if damaged := file.testzip():  # torch itself ignores the checksums
+                raise ValueError(f'wrong checksum of {damaged}')
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch raises whatever a damaged or hostile file leads it to
+    except PermissionError:
+        raise
+    except Exception as error:  # zipfile and torch raise whatever a damaged or hostile file leads them to
         raise ValueError(f'cannot read the checkpoint {path}: it is damaged, or holds more than tensors') from error
     found = set(checkpoint) if isinstance(checkpoint, dict) else set()
     missing = {'epoch', 'args', 'state_dict', 'task_state', 'optimizer'} - found
@@ -128,7 +210,12 @@ def training_of(path: str | Path) -> dict[str, Any]:
         'weight_decay',
     )
     split_epoch = args['split_epoch'] if checkpoint['task_state']['split'] else None
-    return {'trained_epochs': checkpoint['epoch'] + 1, 'split_epoch': split_epoch, **{key: args[key] for key in kept}}
+    return {
+        'trained_epochs': checkpoint['epoch'] + 1,  # whole ones
+        'trained_steps': checkpoint['task_state']['step'],
+        'split_epoch': split_epoch,
+        **{key: args[key] for key in kept},
+    }
 
 
 def save_model(model: nn.Module, folder: str | Path, training: dict[str, Any] | None = None, half: bool = True) -> None:

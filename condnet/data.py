@@ -6,6 +6,7 @@ in every copy of a data set, be it the original download, folders or tar files.
 
 import hashlib
 import io
+import itertools
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -426,8 +427,15 @@ class TimmLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """Yield images (B, C, H, W) and targets (B,), from batch number `start` on.
+
+        Those before it are loaded and thrown away: only so do the workers augment the others as they would have.
+        """
         self._generator.set_state(_epoch_generator(self.seed, self.epoch).get_state())
-        return iter(self.loader)
+        return itertools.islice(self.loader, start, None)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose order and augmentation of the next iteration."""

@@ -5,67 +5,151 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from condnet.counts import untrained_contexts
+from condnet.data import InMemoryLoader, TimmLoader
 from condnet.models import Supernet
 from condnet.ranking import EvaluationData, accuracy_and_loss, evaluate_subnet
 from condnet.spaces import Arch
-from condnet.task import SupernetTask
+from condnet.task import SupernetTask, arch_of_step
 
 _logger = logging.getLogger('train')
+
+
+@dataclass
+class Progress:
+    """How far a training is.
+
+    Args:
+        epoch: The current epoch.
+        batch: How many batches of it are trained.
+        loss: Sum of the loss over the images in them.
+        images: Number of these images.
+        seconds: What they took.
+        waited: How many of these seconds went into loading and augmenting.
+        summary: Rows of `summary.csv`, one for every epoch before.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    loss: float = 0.0
+    images: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    summary: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train_one_epoch(
     task: SupernetTask,
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    epoch: int,
-    num_batches: int,
+    batches: InMemoryLoader | TimmLoader,
+    progress: Progress,
     log_interval: int = 50,
+    save_interval: int = 0,
+    save: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, float]:
-    """Train on every batch once.
+    """Train on what is left of an epoch.
+
+    Args:
+        task: Model and loss.
+        optimizer: Optimizer of the model.
+        batches: Those of the whole epoch.
+        progress: Where to start; it is kept up to date.
+        log_interval: Batches between lines of the log.
+        save_interval: Batches after which to save; 0 for never. The end of the epoch is left to the caller.
+        save: Writes a checkpoint.
 
     Returns:
-        Mean loss, seconds, the share of them spent on loading and augmenting, images per second and peak memory (MiB).
+        Of the epoch: mean loss, seconds, the share of them spent on loading and augmenting, images per second and peak
+        memory (MiB).
 
     Raises:
-        ValueError: If the loss is not finite.
+        FloatingPointError: If the loss is not finite.
     """
     task.train()
-    total, images, started = torch.zeros((), device=task.device), 0, time.perf_counter()
-    waited, waiting_since = 0.0, started
-    progress = tqdm(batches, f'epoch {epoch}', num_batches, leave=False, disable=not sys.stderr.isatty())
-    for i, (input, target) in enumerate(progress):
-        waited += time.perf_counter() - waiting_since
+    num_batches = len(batches)
+    total = torch.tensor(progress.loss, device=task.device)
+    losses: list[torch.Tensor] = []  # not looked at yet
+    started = time.perf_counter() - progress.seconds
+    waiting_since = time.perf_counter()
+    shown = tqdm(batches.batches(progress.batch), f'epoch {progress.epoch}', num_batches, leave=False,
+                 initial=progress.batch, disable=not sys.stderr.isatty())  # fmt: skip
+    for input, target in shown:
+        progress.waited += time.perf_counter() - waiting_since
         loss = task(input, target)['loss']
         optimizer.zero_grad(set_to_none=True)  # what is not sampled has no gradient, and stays as it is
         loss.backward()
         optimizer.step()
         task.update_ema(step=task.step)
-        total += loss.detach() * len(input)
-        images += len(input)
-        if i % log_interval == 0 or i == num_batches - 1:
-            _log_progress(task, epoch, i, num_batches, float(loss.detach()), images / (time.perf_counter() - started))
+        losses.append(loss.detach())
+        total += losses[-1] * len(input)
+        progress.batch += 1
+        progress.images += len(input)
+        is_last = progress.batch == num_batches
+        logs = is_last or (progress.batch - 1) % log_interval == 0
+        saves = not is_last and save_interval > 0 and progress.batch % save_interval == 0
+        # Reading a loss makes the CPU wait for a GPU. So there it is not done after every step, but whenever it is done
+        # anyway: no checkpoint is written, and no epoch ends, before every loss so far was looked at.
+        if task.device.type == 'cpu' or logs or saves:
+            check_losses(task, optimizer, losses, progress)
+            losses.clear()
+            progress.loss, progress.seconds = float(total), time.perf_counter() - started
+        if logs:
+            speed = progress.images / progress.seconds
+            where = f'epoch {progress.epoch} [{progress.batch}/{num_batches}]'
+            _logger.info(f'{where} loss {float(loss.detach()):.4f} {speed:.0f} images/s')
+        if saves:
+            save(progress)
         waiting_since = time.perf_counter()
-    seconds = time.perf_counter() - started
     return {
-        'loss': float(total) / images,
-        'seconds': round(seconds, 2),
-        'loader_share': round(waited / seconds, 4),
-        'images_per_second': round(images / seconds, 1),
+        'loss': progress.loss / progress.images,
+        'seconds': round(progress.seconds, 2),
+        'loader_share': round(progress.waited / progress.seconds, 4),
+        'images_per_second': round(progress.images / progress.seconds, 1),
         'peak_memory_mb': round(peak_memory_mb(task.device), 1),
     }
 
 
-def _log_progress(task: SupernetTask, epoch: int, batch: int, num_batches: int, loss: float, speed: float) -> None:
-    if not math.isfinite(loss):
-        arch = getattr(task.model, 'active_subnet', None)
-        where = f'epoch {epoch}, batch {batch}, architecture {arch}'
-        raise ValueError(f'the loss is {loss} at {where}; lower the learning rate')
-    _logger.info(f'epoch {epoch} [{batch + 1}/{num_batches}] loss {loss:.4f} {speed:.0f} images/s')
+def check_losses(
+    task: SupernetTask, optimizer: torch.optim.Optimizer, losses: list[torch.Tensor], progress: Progress
+) -> None:
+    """Check the losses of the last steps.
+
+    Raises:
+        FloatingPointError: If one is not finite; it says which.
+    """
+    values = torch.stack(losses).tolist()
+    for i, value in enumerate(values):
+        if not math.isfinite(value):
+            where = _describe_step(task, optimizer, progress, len(values) - 1 - i)
+            raise FloatingPointError(f'the loss is {value} at {where}; lower the learning rate')
+
+
+def check_weights(task: SupernetTask, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Check weights and statistics: a step can ruin them although its own loss, computed before, was finite.
+
+    Raises:
+        FloatingPointError: If one is not finite.
+    """
+    for name, value in task.model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            where = _describe_step(task, optimizer, progress)
+            raise FloatingPointError(f'{name} is not finite after {where}; lower the learning rate')
+
+
+def _describe_step(task: SupernetTask, optimizer: torch.optim.Optimizer, progress: Progress, back: int = 0) -> str:
+    """The last step, or one so many steps back in the same epoch."""
+    step = task.step - 1 - back
+    where = f'step {step} (epoch {progress.epoch}, batch {progress.batch - 1 - back}'
+    if isinstance(task.model, Supernet):
+        where += f', architecture {task.model.space.format(arch_of_step(task.model.space, task.seed, step))}'
+    return f'{where}, learning rate {optimizer.param_groups[0]["lr"]:g})'
 
 
 def evaluate_fixed_archs(task: SupernetTask, archs: list[Arch], data: EvaluationData) -> dict[str, float]:
@@ -75,6 +159,9 @@ def evaluate_fixed_archs(task: SupernetTask, archs: list[Arch], data: Evaluation
     """
     started = time.perf_counter()
     if isinstance(task.model, Supernet):
+        if untrained := untrained_contexts(task.model, archs, task.counts_since_split):
+            _logger.warning(f'{len(untrained)} weight sets are validated that have not been trained since the split, '
+                            f'first {untrained[0]}')  # fmt: skip
         results = [evaluate_subnet(task.model, arch, data) for arch in archs]
         accuracies, losses = [result.accuracy for result in results], [result.loss for result in results]
     else:

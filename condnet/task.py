@@ -1,5 +1,6 @@
 """The training task: timm's classification task, plus the architecture of each step and the split."""
 
+from collections import Counter
 from typing import Any, cast
 
 import numpy as np
@@ -8,6 +9,7 @@ from timm.task import ClassificationTask
 from torch import nn
 
 from condnet.choice import split_supernet
+from condnet.counts import Choice, choices_of
 from condnet.models.supernet import Supernet
 from condnet.spaces import Arch, SearchSpace
 
@@ -34,6 +36,8 @@ class SupernetTask(ClassificationTask):
         super().__init__(model, criterion=nn.CrossEntropyLoss(), device=device, verbose=False)
         self.seed = seed
         self.step = 0  # steps begun so far
+        self.counts: Counter[Choice] = Counter()  # how many of them trained an operation in a context
+        self.counts_since_split: Counter[Choice] = Counter()
 
     @property
     def model(self) -> Any:
@@ -43,7 +47,12 @@ class SupernetTask(ClassificationTask):
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         """Loss and logits of the step's sub-network, for images (B, C, H, W) and labels (B,)."""
         if isinstance(self.model, Supernet):
-            self.model.set_active_subnet(arch_of_step(self.model.space, self.seed, self.step))
+            arch = arch_of_step(self.model.space, self.seed, self.step)
+            self.model.set_active_subnet(arch)
+            choices = choices_of(self.model.space, arch)
+            self.counts.update(choices)
+            if self.model.is_split:
+                self.counts_since_split.update(choices)
         self.step += 1
         return super().forward(input, target)
 
@@ -61,10 +70,18 @@ class SupernetTask(ClassificationTask):
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
         if ema:
             return {}
-        return {'step': self.step, 'seed': self.seed, 'split': isinstance(self.model, Supernet) and self.model.is_split}
+        return {
+            'step': self.step,
+            'seed': self.seed,
+            'split': isinstance(self.model, Supernet) and self.model.is_split,
+            'counts': dict(self.counts),
+            'counts_since_split': dict(self.counts_since_split),
+        }
 
     def load_task_state(
         self, state: dict[str, Any] | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
     ) -> None:
         if state and not ema:
             self.step = state['step']
+            self.counts = Counter(state['counts'])
+            self.counts_since_split = Counter(state['counts_since_split'])

@@ -2,10 +2,11 @@
 
 import argparse
 import csv
+import functools
+import io
 import json
 import logging
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,18 @@ import yaml
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from timm.utils import CheckpointSaver, update_summary
 from torch import nn
 
-from condnet.checkpoint import read_training_checkpoint
+from condnet.checkpoint import (
+    LAST,
+    PREVIOUS,
+    find_training_checkpoint,
+    save_training_checkpoint,
+    training_checkpoints,
+    write_file,
+)
 from condnet.commands import ModelKwargs, find_device, run
+from condnet.counts import counts_table, untrained_contexts
 from condnet.data import (
     Images,
     InMemoryLoader,
@@ -32,7 +40,7 @@ from condnet.data import (
     timm_images,
     withheld_indices,
 )
-from condnet.engine import evaluate_fixed_archs, train_one_epoch
+from condnet.engine import Progress, check_weights, evaluate_fixed_archs, train_one_epoch
 from condnet.models import Supernet
 from condnet.ranking import CALIBRATION_BATCH_SIZE, EvaluationData, choose_images, evaluation_data
 from condnet.recipes import find_recipe
@@ -63,8 +71,10 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--epochs', type=int, default=250, help='epochs of the schedule')
     group.add_argument('--split-epoch', type=int, default=0, help='split after so many epochs; 0 for never')
     group.add_argument('--stop-epoch', type=int, default=0, help='stop after so many epochs of the schedule; 0: never')
-    group.add_argument('--resume', metavar='CHECKPOINT', help='continue from this checkpoint; with --split-epoch also '
-                       'an unsplit one with a split')  # fmt: skip
+    group.add_argument('--resume', metavar='PATH', help='continue from this checkpoint, or from the newest one in this '
+                       'folder; with --split-epoch also an unsplit one with a split')  # fmt: skip
+    group.add_argument('--recovery-interval', type=int, default=0, help='also write a checkpoint every so many batches '
+                       'of an epoch; 0 for only after it')  # fmt: skip
     group.add_argument('--keep-epochs', type=int, nargs='*', default=[], help='keep the checkpoints after these epochs')
     group.add_argument('--batch-size', type=int, default=256)
     group.add_argument('--seed', type=int, default=0, help='seed of weights, architectures, data order, augmentation')
@@ -139,8 +149,9 @@ def _check_args(args: argparse.Namespace) -> None:
     for name in ('epochs', 'batch_size', 'eval_archs', 'eval_batches', 'eval_images', 'log_interval'):
         if getattr(args, name) < 1:
             raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
-    if args.seed < 0:
-        raise ValueError(f'--seed is {args.seed}, expected 0 or more')
+    for name in ('seed', 'recovery_interval'):
+        if getattr(args, name) < 0:
+            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected 0 or more')
     for name, last in (('split_epoch', args.epochs - 1), ('stop_epoch', args.epochs)):
         if not 0 <= getattr(args, name) <= last:
             raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected 1..{last} for --epochs '
@@ -156,35 +167,90 @@ def train(args: argparse.Namespace) -> None:
     """Run a training, as `parse_args` describes it.
 
     Raises:
-        ValueError: If settings, data and checkpoint do not fit together. Nothing is written then.
+        ValueError: If settings, data and checkpoint do not fit together, and then nothing is written; or if training
+            cannot go on, because it has diverged or the disk is full.
     """
     device = find_device(args.device)
-    checkpoint = read_training_checkpoint(args.resume) if args.resume else None
+    path, checkpoint = find_checkpoint(args)
     source = open_data(args)
     task, optimizer, scheduler = create_training(args, device)
-    start_epoch = resume(task, optimizer, scheduler, checkpoint, args) if checkpoint else 0
+    progress = resume(task, optimizer, checkpoint, args) if checkpoint else Progress()
     batches, data = create_data(args, source, task.model.pretrained_cfg, device)
+    output = prepare_output(args, path)
+    try:
+        train_epochs(args, task, optimizer, scheduler, progress, batches, data, output)
+    except (FloatingPointError, OSError) as error:
+        last = output / LAST
+        kept = f'the last good checkpoint is {last}' if last.exists() else 'no checkpoint was written before'
+        raise ValueError(f'{error}; {kept}') from error
+
+
+def train_epochs(
+    args: argparse.Namespace,
+    task: SupernetTask,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Scheduler,
+    progress: Progress,
+    batches: InMemoryLoader | TimmLoader,
+    data: EvaluationData | None,
+    output: Path,
+) -> None:
+    """Train what is left of the epochs.
+
+    A checkpoint holds everything that the other files are written from. So it is written first, and they are written
+    again at the start: whatever an interruption cut off there is made up for.
+
+    Raises:
+        FloatingPointError: If loss or weights are not finite.
+        OSError: If a file cannot be written.
+    """
+    save = functools.partial(save_checkpoint, args, task, optimizer, output)
     archs = fixed_archs(task.model, args.eval_archs)
-    output = prepare_output(args, start_epoch)
-    saver = CheckpointSaver(task.model, optimizer, args, checkpoint_dir=str(output), max_history=1, task=task)
-    for epoch in range(start_epoch, min(args.epochs, args.stop_epoch or args.epochs)):
+    write_records(args, task, progress, output)
+    for epoch in range(progress.epoch, min(args.epochs, args.stop_epoch or args.epochs)):
         if 0 < epoch == args.split_epoch and not task.get_task_state()['split']:
             task.split(optimizer)
             _logger.info(f'split: {task.model.num_weight_sets} weight sets')
         lr = optimizer.param_groups[0]['lr']
         batches.set_epoch(epoch)
-        metrics = train_one_epoch(task, optimizer, batches, epoch, len(batches), args.log_interval)
+        metrics = train_one_epoch(task, optimizer, batches, progress, args.log_interval, args.recovery_interval, save)
         scheduler.step(epoch + 1)
         due = args.eval_interval and ((epoch + 1) % args.eval_interval == 0 or epoch == args.epochs - 1)
         eval_metrics = evaluate_fixed_archs(task, archs, data) if data and due else dict.fromkeys(_EVAL_METRICS, '')
-        # The checkpoint comes last: whatever an interruption cuts off here is done again by the resumed run.
-        update_summary(epoch, metrics, eval_metrics, output / 'summary.csv', lr=lr)
-        saver.save_checkpoint(epoch)
-        keep_milestone(output, epoch + 1, args)
+        row = {'epoch': epoch} | _prefixed('train_', metrics) | _prefixed('eval_', eval_metrics) | {'lr': lr}
+        progress = Progress(epoch + 1, summary=[*progress.summary, row])
+        save(progress)
+        write_records(args, task, progress, output)
         _logger.info(f'epoch {epoch} done: {json.dumps(metrics | eval_metrics)}')
+    if isinstance(task.model, Supernet):
+        if untrained := untrained_contexts(task.model, task.model.space, task.counts_since_split):
+            _logger.warning(f'{len(untrained)} weight sets have not been trained since the split, first '
+                            f'{untrained[0]}; see {output / "counts.csv"}')  # fmt: skip
 
 
 _EVAL_METRICS = ('loss', 'accuracy', 'seconds')
+
+
+def _prefixed(prefix: str, metrics: dict[str, Any]) -> dict[str, Any]:
+    return {prefix + name: value for name, value in metrics.items()}
+
+
+def find_checkpoint(args: argparse.Namespace) -> tuple[Path | None, dict[str, Any] | None]:
+    """The checkpoint to go on from, and its file; None for a training from the start.
+
+    Raises:
+        ValueError: If there should be one, and there is none that can be read.
+    """
+    if not args.resume:
+        return None, None
+    if _is_same(args.resume, args.output) and not training_checkpoints(Path(args.output)):
+        _logger.info(f'there is no checkpoint in {args.output} yet: training starts from the beginning')
+        return None, None
+    return find_training_checkpoint(Path(args.resume))
+
+
+def _is_same(one: str | Path, other: str | Path) -> bool:
+    return Path(one).resolve() == Path(other).resolve()
 
 
 def create_training(
@@ -223,16 +289,12 @@ _SAME = ('model', 'model_kwargs', 'num_classes', 'input_size', 'data_name', 'dat
 
 
 def resume(
-    task: SupernetTask,
-    optimizer: torch.optim.Optimizer,
-    scheduler: Scheduler,
-    checkpoint: dict[str, Any],
-    args: argparse.Namespace,
-) -> int:
-    """Continue a checkpoint.
+    task: SupernetTask, optimizer: torch.optim.Optimizer, checkpoint: dict[str, Any], args: argparse.Namespace
+) -> Progress:
+    """Continue a checkpoint. The learning rate comes with the optimizer.
 
     Returns:
-        The epoch to go on with.
+        Where to go on.
 
     Raises:
         ValueError: If the checkpoint is of another training, or the split does not fit it.
@@ -244,12 +306,16 @@ def resume(
                 f'{args.resume} was trained with {name} {before.get(name)!r}, not {getattr(args, name)!r}; a resumed '
                 f'training keeps it'
             )
-    start_epoch, is_split = checkpoint['epoch'] + 1, checkpoint['task_state']['split']
+    try:
+        progress, is_split = Progress(**checkpoint['progress']), checkpoint['task_state']['split']
+    except (KeyError, TypeError) as error:
+        raise ValueError(f'{args.resume} is of another version of condnet: rank it, but train anew') from error
     if is_split and before.get('split_epoch') != args.split_epoch:
         raise ValueError(f'{args.resume} was split at epoch {before.get("split_epoch")}, not {args.split_epoch}')
-    if not is_split and 0 < args.split_epoch < start_epoch:
+    if not is_split and 0 < args.split_epoch and (args.split_epoch, 0) < (progress.epoch, progress.batch):
         raise ValueError(
-            f'{args.resume} has trained {start_epoch} epochs unsplit, it is too late to split at {args.split_epoch}'
+            f'{args.resume} has trained {progress.epoch} epochs and {progress.batch} batches unsplit, it is too late '
+            f'to split at {args.split_epoch}'
         )
     if is_split:
         task.split(optimizer)
@@ -260,8 +326,20 @@ def resume(
         optimizer.load_state_dict(checkpoint['optimizer'])
     except (KeyError, RuntimeError) as error:
         raise ValueError(f'{args.resume} does not fit {args.model}: {str(error).splitlines()[0]}') from error
-    scheduler.step(start_epoch)
-    return start_epoch
+    set_random_state(checkpoint['random_state'], task.device)
+    return progress
+
+
+def random_state(device: torch.device) -> list[torch.Tensor]:
+    """State of torch's random numbers, which models with dropout draw."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == 'cuda' else [])]
+
+
+def set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
+    """Restore what `random_state` gave; that of a GPU only on a GPU."""
+    torch.set_rng_state(states[0])
+    if device.type == 'cuda' and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
 
 
 def open_data(args: argparse.Namespace) -> Images | None:
@@ -334,38 +412,72 @@ def fixed_archs(model: nn.Module, num: int) -> list:
     return model.space.sample_distinct(min(num, len(model.space)), seed=0) if isinstance(model, Supernet) else []
 
 
-def prepare_output(args: argparse.Namespace, start_epoch: int) -> Path:
-    """Make the output directory; of an earlier run there keep what the resumed one does not write again.
+def prepare_output(args: argparse.Namespace, resumed: Path | None) -> Path:
+    """Make the output directory. In one that is continued, the checkpoint that was read becomes the last one.
 
     Raises:
         ValueError: If another training is there.
     """
-    output, last = Path(args.output), Path(args.output) / 'last.pth.tar'
-    if last.exists() and not (args.resume and Path(args.resume).resolve() == last.resolve()):
-        raise ValueError(f'{output} holds a training; continue it with --resume {last}, or choose another --output')
+    output = Path(args.output)
+    continues = args.resume and any(_is_same(args.resume, path) for path in (output, output / LAST))
+    if training_checkpoints(output) and not continues:
+        raise ValueError(f'{output} holds a training; continue it with --resume {output}, or choose another --output')
     output.mkdir(parents=True, exist_ok=True)
-    if args.resume and last.exists():
-        keep_milestone(output, start_epoch, args)  # in case that the run was interrupted just before
-    summary = output / 'summary.csv'
-    if summary.exists():
-        with summary.open(newline='') as file:
-            rows = list(csv.reader(file))
-        kept = [row for row in rows[1:] if row and int(row[0]) < start_epoch]
-        temporary = summary.with_suffix('.tmp')
-        with temporary.open('w', newline='') as file:
-            csv.writer(file, lineterminator='\n').writerows([*rows[:1], *kept] if kept else [])
-        os.replace(temporary, summary)
-    (output / 'args.yaml').write_text(yaml.safe_dump(vars(args)))
+    if resumed is not None and _is_same(resumed, output / PREVIOUS):
+        os.replace(output / PREVIOUS, output / LAST)  # else the next checkpoint would replace it by the damaged one
+    write_file(output / 'args.yaml', yaml.safe_dump(vars(args)).encode())
     return output
 
 
-def keep_milestone(output: Path, epoch: int, args: argparse.Namespace) -> None:
-    """Keep the last checkpoint for good, if it is one of `--keep-epochs` and not kept yet."""
-    milestone = output / f'milestone-{epoch}.pth.tar'
-    if epoch in args.keep_epochs and not milestone.exists():
-        temporary = milestone.with_suffix('.tmp')
-        shutil.copy(output / 'last.pth.tar', temporary)
-        os.replace(temporary, milestone)
+def save_checkpoint(
+    args: argparse.Namespace, task: SupernetTask, optimizer: torch.optim.Optimizer, output: Path, progress: Progress
+) -> None:
+    """Write everything that the training goes on from.
+
+    Raises:
+        FloatingPointError: If the weights are not finite.
+        OSError: If the file cannot be written.
+    """
+    check_weights(task, optimizer, progress)
+    state = {
+        'epoch': progress.epoch - 1,  # the last whole one
+        'args': args,
+        'progress': vars(progress),
+        'optimizer': optimizer.state_dict(),
+        'random_state': random_state(task.device),
+    }
+    state |= task.get_checkpoint_state() | task.get_checkpoint_state(ema=True)
+    save_training_checkpoint(output, state)
+
+
+def write_records(args: argparse.Namespace, task: SupernetTask, progress: Progress, output: Path) -> None:
+    """Write what a new checkpoint implies: summary, counts, and its copy if it is one to keep.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    if not progress.summary:
+        return
+    write_table(output / 'summary.csv', progress.summary)
+    if isinstance(task.model, Supernet):
+        write_table(output / 'counts.csv', counts_table(task.model.space, task.counts, task.counts_since_split))
+    last, milestone = output / LAST, output / f'milestone-{progress.epoch}.pth.tar'
+    is_due = progress.epoch in args.keep_epochs and progress.batch == 0
+    if is_due and last.exists() and not milestone.exists():  # no last one: the training starts from another's
+        write_file(milestone, last.read_bytes())
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a CSV file as a whole.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(path, text.getvalue().encode())
 
 
 if __name__ == '__main__':
