@@ -74,6 +74,25 @@ def test_summary_says_what_made_it_and_agrees_with_the_predictions(checkpoint, t
     assert set(summary['versions']) == {'condnet', 'torch', 'timm'}
 
 
+def test_unfinished_ranking_of_more_architectures(checkpoint, tiny_data, table, tmp_path, monkeypatch, capsys):
+    """It is continued with fewer, of which the results are then, and only of them."""
+
+    def no_space(*_):
+        raise OSError('no space')
+
+    fewer = ['--archs', '2', '5', '3']
+    call = arguments(checkpoint, tiny_data, table, tmp_path / 'continued')
+    with monkeypatch.context() as patch:
+        patch.setattr('condnet.validate.write_results', no_space)
+        assert main(call) == 2 and 'error: no space' in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr('condnet.validate.predict', lambda model, archs, data: iter(archs and [None]))  # none is missing
+        assert main([*call, *fewer]) == 0
+    assert main([*arguments(checkpoint, tiny_data, table, tmp_path / 'fresh'), *fewer]) == 0
+    continued, fresh = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ('continued', 'fresh'))
+    assert continued == fresh and [p.index for p in read_predictions(tmp_path / 'fresh' / 'ranking.csv')] == [2, 3, 5]
+
+
 def test_predictions_of_a_folder_do_not_depend_on_the_validation_batch(checkpoint, tiny_data, table, tmp_path):
     assert checkpoint_main([str(checkpoint), str(tmp_path / 'model')]) == 0
     for size in ('7', '1000'):
