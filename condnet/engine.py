@@ -63,14 +63,14 @@ def train_one_epoch(
         progress: Where to start; it is kept up to date.
         log_interval: Batches between lines of the log.
         save_interval: Batches after which to save; 0 for never. The end of the epoch is left to the caller.
-        save: Writes a checkpoint.
+        save: Writes a checkpoint; weights that are not finite never come to it.
 
     Returns:
         Of the epoch: mean loss, seconds, the share of them spent on loading and augmenting, images per second and peak
         memory (MiB).
 
     Raises:
-        FloatingPointError: If the loss is not finite.
+        FloatingPointError: If the loss is not finite, or the weights when they are to be saved.
     """
     task.train()
     num_batches = len(batches)
@@ -100,6 +100,8 @@ def train_one_epoch(
             check_losses(task, optimizer, losses, progress)
             losses.clear()
             progress.loss, progress.seconds = float(total), time.perf_counter() - started
+        if saves or is_last:
+            check_weights(task, optimizer, progress)
         if logs:
             speed = progress.images / progress.seconds
             where = f'epoch {progress.epoch} [{progress.batch}/{num_batches}]'

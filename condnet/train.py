@@ -40,7 +40,7 @@ from condnet.data import (
     timm_images,
     withheld_indices,
 )
-from condnet.engine import Progress, check_weights, evaluate_fixed_archs, train_one_epoch
+from condnet.engine import Progress, evaluate_fixed_archs, train_one_epoch
 from condnet.models import Supernet
 from condnet.ranking import CALIBRATION_BATCH_SIZE, EvaluationData, choose_images, evaluation_data
 from condnet.recipes import find_recipe
@@ -435,10 +435,8 @@ def save_checkpoint(
     """Write everything that the training goes on from.
 
     Raises:
-        FloatingPointError: If the weights are not finite.
         OSError: If the file cannot be written.
     """
-    check_weights(task, optimizer, progress)
     state = {
         'epoch': progress.epoch - 1,  # the last whole one
         'args': args,

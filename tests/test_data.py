@@ -400,6 +400,7 @@ class TestTimmLoader:
         first, targets = concatenate(loader)
         assert len(loader) == 4 and first.shape == (32, 3, 32, 32) and first.dtype == torch.float32
         assert concatenate(loader)[0].equal(first)
+        assert concatenate(loader.batches(3))[0].equal(first[24:])  # as a training resumed in mid-epoch
         loader.set_epoch(1)
         assert not concatenate(loader)[1].equal(targets)
 
