@@ -3,7 +3,8 @@
 `load_benchmark` reads the published tables, and trusts nothing in them. NAS-Bench-Macro (Su et al., 2021) is one JSON
 file. NATS-Bench (Dong et al., 2021), the home of NAS-Bench-201, publishes a folder of pickles; convert it once with
 `python -m condnet.benchmarks NATS-tss-v1_0-3ffb9-simple nas-bench-201.csv`. A pickle can run any program when it is
-loaded, so these are read by an unpickler that knows three harmless names and refuses all others.
+loaded, so these are read by an unpickler that knows three harmless names and refuses all others. The table of nb201 on
+`glyphs` is our own and comes with the package, see `condnet.minibench`.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from condnet.spaces import SearchSpace, get_space
 
 DATA_VARIABLE = 'CONDNET_DATA'  # environment variable: a directory to look for tables in
 FILE_NAMES = {'nb201': 'nas-bench-201.csv', 'macro': 'nas-bench-macro_cifar10.json'}
+PACKAGED_TABLES = {('nb201', 'glyphs'): Path(__file__).parent / 'tables' / 'nb201_glyphs.csv'}  # by space and data set
 MACRO_URL = 'https://raw.githubusercontent.com/xiusu/NAS-Bench-Macro/master/data/nas-bench-macro_cifar10.json'
 MACRO_SHA256 = '686dee8363cc21cca8c1f321ad5749454f2d9b9ca5972682e137e539bc522297'
 _HOW_TO_GET = {
@@ -109,22 +111,24 @@ def load_benchmark(
     Args:
         space: `nb201` or `macro`. True accuracies are the columns `cifar10_test_acc` and `mean_acc`.
         path: The table, or a directory to look for it in; for nb201 also a folder of NATS-Bench records. By default
-            the directory that the environment variable `CONDNET_DATA` names, then the cache of earlier downloads.
-        dataset: The data set that the predictions were made on; all tables are of `cifar10`.
+            the directory that the environment variable `CONDNET_DATA` names, then the cache of earlier downloads; of
+            `glyphs` the packaged table.
+        dataset: The data set that the predictions were made on: `cifar10`, or for nb201 `glyphs`.
         download: Fetch the macro table if it is not found.
 
     Raises:
         ValueError: If there is no table, or it is broken, incomplete in a row, or of another space or data set.
     """
     search_space = get_space(space)
-    if dataset != 'cifar10':
+    packaged = PACKAGED_TABLES.get((space, dataset))
+    if packaged is None and dataset != 'cifar10':
         raise ValueError(f'there is no {space} table of the data set {dataset!r}; expected cifar10')
-    source = _find_table(space, path, download)
+    source = _find_table(space, path, download) if packaged is None else Path(path or packaged)
     try:
-        rows, digest = _read_table(search_space, source)
+        rows, digest = _read_table(search_space, source, dataset)
     except OSError as error:
         raise ValueError(f'cannot read the {space} table {source}: {error.strerror}') from error
-    _check_rows(search_space, rows, source)
+    _check_rows(search_space, rows, source, dataset)
     rows.sort()
     indices, accuracy, params, flops = (np.array(column) for column in zip(*rows, strict=True))
     return BenchmarkTable(space, dataset, indices, accuracy, params, flops, path=str(source), sha256=digest)
@@ -182,17 +186,17 @@ def _download_macro(target: Path) -> Path:
 # Reading a table
 
 
-def _read_table(space: SearchSpace, source: Path) -> tuple[list[_Row], str]:
-    if source.is_dir():
+def _read_table(space: SearchSpace, source: Path, dataset: str) -> tuple[list[_Row], str]:
+    if dataset == 'cifar10' and source.is_dir():
         files = _record_files(source)
         rows = [_nb201_row(space, record, str(file)) for file, record in _read_records(space, files)]
         return rows, _sha256(file.read_bytes() for file in files)
     data = source.read_bytes()
-    read = _read_macro if space.name == 'macro' else _read_nb201
+    read = _READERS[space.name, dataset]
     try:
         text = data.decode('utf-8-sig')
     except UnicodeDecodeError as error:
-        raise ValueError(f'{source} is not a text file; expected a table like {FILE_NAMES[space.name]}') from error
+        raise ValueError(f'{source} is not a text file; expected a table of {space.name} on {dataset}') from error
     return read(space, text, source), _sha256([data])
 
 
@@ -204,24 +208,47 @@ def _sha256(parts: Iterable[bytes]) -> str:
 
 
 def _read_nb201(space: SearchSpace, text: str, source: Path) -> list[_Row]:
+    return [_nb201_row(space, row, where) for row, where in _read_csv(text, _NEEDED, source)]
+
+
+def _read_csv(text: str, columns: tuple[str, ...], source: Path) -> Iterator[tuple[dict[str, str], str]]:
+    """Rows of a CSV file that has some columns, and where each stands."""
     reader = csv.DictReader(io.StringIO(text, newline=''))
     try:
-        _check_columns(reader.fieldnames or (), _NEEDED, source)
-        return [_nb201_row(space, row, f'{source}, line {reader.line_num}') for row in reader]
+        _check_columns(reader.fieldnames or (), columns, source)
+        for row in reader:
+            yield row, f'{source}, line {reader.line_num}'
     except csv.Error as error:
         raise ValueError(f'{source} is not a CSV file: {error}') from error
 
 
 def _nb201_row(space: SearchSpace, row: dict[str, str], where: str) -> _Row:
     try:
-        index, accuracy = int(row['index']), float(row['cifar10_test_acc'])
         params, flops = (round(float(row[key]) * 1e6) for key in ('params_MB', 'flops_M'))
-        official = space.index(row['arch_str'] or '')
+        return _Row(_official_index(space, row), float(row['cifar10_test_acc']), params, flops)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f'{where}: {error}') from error
+
+
+def _official_index(space: SearchSpace, row: dict[str, str]) -> int:
+    """Index of a row's architecture, which is given twice."""
+    index, official = int(row['index']), space.index(row['arch_str'] or '')
     if index != official:
-        raise ValueError(f'{where}: index {index} of {row["arch_str"]}; expected its official index {official}')
-    return _Row(index, accuracy, params, flops)
+        raise ValueError(f'index {index} of {row["arch_str"]}; expected its official index {official}')
+    return index
+
+
+def _read_minibench(space: SearchSpace, text: str, source: Path) -> list[_Row]:
+    """Rows of a table that `condnet.minibench` made; the accuracy is the mean over the seeds."""
+    rows = []
+    for row, where in _read_csv(text, ('index', 'arch_str', 'accuracy_0', 'params', 'flops'), source):
+        try:
+            accuracies = [float(value) for name, value in row.items() if name.startswith('accuracy_')]
+            accuracy = sum(accuracies) / len(accuracies)
+            rows.append(_Row(_official_index(space, row), accuracy, int(row['params']), int(row['flops'])))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f'{where}: {error}') from error
+    return rows
 
 
 def _read_macro(space: SearchSpace, text: str, source: Path) -> list[_Row]:
@@ -255,13 +282,16 @@ def _macro_row(space: SearchSpace, arch: str, entry: Any, where: str) -> _Row:
         raise ValueError(f'{where}: {error}') from error
 
 
+_READERS = {('nb201', 'cifar10'): _read_nb201, ('nb201', 'glyphs'): _read_minibench, ('macro', 'cifar10'): _read_macro}
+
+
 def _check_columns(present: Iterable[str], expected: tuple[str, ...], where: 'str | Path') -> None:
     missing = [name for name in expected if name not in present]
     if missing:
         raise ValueError(f'{where} lacks {", ".join(missing)}; expected {", ".join(expected)}')
 
 
-def _check_rows(space: SearchSpace, rows: list[_Row], source: Path) -> None:
+def _check_rows(space: SearchSpace, rows: list[_Row], source: Path, dataset: str = 'cifar10') -> None:
     """What holds for the tables of all spaces."""
     if not rows:
         raise ValueError(f'{source} holds no architecture; expected a row for each')
@@ -274,11 +304,11 @@ def _check_rows(space: SearchSpace, rows: list[_Row], source: Path) -> None:
             raise ValueError(f'{source}: accuracy {row.accuracy} of index {row.number}; expected a percentage')
         if not (0 < row.params < 1 << 50 and 0 < row.flops < 1 << 50):
             raise ValueError(f'{source}: {row.params:.3g} parameters, {row.flops:.3g} FLOPs of index {row.number}')
-        cost = space.cost(row.number)
+        cost = space.cost(row.number, dataset)
         if (row.params, row.flops) != (cost.params, cost.flops):  # another data set means another classifier
             raise ValueError(
                 f'{source}: {row.params:,} parameters and {row.flops:,} FLOPs of index {row.number}; '
-                f'expected {cost.params:,} and {cost.flops:,} of a cifar10 network'
+                f'expected {cost.params:,} and {cost.flops:,} of a {dataset} network'
             )
 
 

@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from timm.models import save_for_hf
 from torch import nn
 
+from condnet import glyphs
 from condnet.commands import run
 from condnet.models.pretrained import (
     CONFIG_NAME,
@@ -169,7 +171,7 @@ def _load_training_model(path: str | Path, use_ema: bool) -> nn.Module:
     kwargs = {
         'num_classes': args.num_classes,
         'in_chans': args.input_size[0],
-        'pretrained_cfg_overlay': {'input_size': tuple(args.input_size)},
+        'pretrained_cfg_overlay': preprocessing(args.data_name, args.input_size),
         **args.model_kwargs,
     }
     if state_dict_is_split(state_dict):
@@ -178,6 +180,17 @@ def _load_training_model(path: str | Path, use_ema: bool) -> nn.Module:
     check_state_dict(state_dict, model)
     model.load_state_dict(state_dict)
     return model
+
+
+def preprocessing(data_name: str, input_size: Sequence[int]) -> dict[str, Any]:
+    """What a model's `pretrained_cfg` says of the images that it takes; where nothing is known, CIFAR-10's statistics.
+
+    Args:
+        data_name: Data set that it is trained on.
+        input_size: Channels, height and width of its images.
+    """
+    statistics = {'mean': glyphs.MEAN, 'std': glyphs.STD} if data_name == 'glyphs' else {}
+    return {'input_size': tuple(input_size), **statistics}
 
 
 def _create_model(name: str, kwargs: dict[str, Any], path: str | Path) -> nn.Module:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from timm.utils import ParseKwargs, setup_default_logging
 
+from condnet.data import Images, load_images
+from condnet.glyphs import render_glyphs
 from condnet.memory import keep_freed_memory
 
 
@@ -57,6 +59,25 @@ def hardware_name(device: torch.device) -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
     return f'{(names or [platform.machine()])[0]}, {torch.get_num_threads()} threads'
+
+
+DATASET_HELP = "glyphs, or a data set by timm's name for it; default: small images in --data-dir, kept in memory"
+
+
+def open_images(args: argparse.Namespace) -> Images | None:
+    """The training set in memory that the flags `--dataset`, `--data-dir` and `--download` name.
+
+    Returns:
+        The images; None for a data set that goes through timm.
+
+    Raises:
+        ValueError: If the directory is missing or holds no data set.
+    """
+    if args.dataset == 'glyphs':
+        return render_glyphs()
+    if not args.data_dir:
+        raise ValueError('--data-dir is missing; --download fetches CIFAR-10 into it, and --dataset glyphs needs none')
+    return None if args.dataset else load_images(args.data_dir, train=True, download=args.download)
 
 
 class ModelKwargs(ParseKwargs):

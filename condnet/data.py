@@ -7,6 +7,7 @@ in every copy of a data set, be it the original download, folders or tar files.
 import hashlib
 import io
 import itertools
+import string
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from torchvision.datasets import CIFAR10
 Batch = tuple[torch.Tensor, torch.Tensor]  # normalised images (B, C, H, W) and targets (B,)
 CIFAR10_CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 CIFAR10_IMAGES = 50_000  # in the training set
+GLYPH_CLASSES = tuple(string.ascii_uppercase)
 _Files = dict[tuple[str, str], tuple[Path, int, int]]  # (class, file name): file, offset and size in bytes
 
 _SPLIT_NAMES = {True: ('train',), False: ('test', 'val', 'valid', 'validation')}
@@ -550,6 +552,11 @@ def timm_images(
 
 
 def dataset_name(images: Images) -> str:
-    """`cifar10` if a training set is that of CIFAR-10, as far as classes, size and number tell; or else `other`."""
-    is_cifar10 = images.classes == CIFAR10_CLASSES and tuple(images.images.shape) == (CIFAR10_IMAGES, 3, 32, 32)
-    return 'cifar10' if is_cifar10 else 'other'
+    """Name of the data set that a training set belongs to, as far as classes, size and number of images tell.
+
+    Returns:
+        `cifar10`, `glyphs`, or else `other`.
+    """
+    if images.classes == CIFAR10_CLASSES and tuple(images.images.shape) == (CIFAR10_IMAGES, 3, 32, 32):
+        return 'cifar10'
+    return 'glyphs' if images.classes == GLYPH_CLASSES and tuple(images.images.shape[1:]) == (1, 16, 16) else 'other'

@@ -5,6 +5,7 @@ equal predictions leave open which architectures are the N best, the figure is t
 among the tied ones. (Parameter counts tie hundreds of architectures; any other rule would reward the numbering.)
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -86,6 +87,26 @@ def summarize(
         'truth_mean': float(np.sort(true_values).mean()),
         'truth_max': float(true_values.max()),
     }
+
+
+def noise_ceiling(results: ArrayLike) -> float:
+    """How well a benchmark agrees with itself: mean Kendall tau-b between the rankings of any two seeds.
+
+    No prediction can be expected to agree much better with a single training of each architecture.
+
+    Args:
+        results: (N, S) of N architectures, each trained with S seeds.
+
+    Raises:
+        ValueError: If there are fewer than two architectures or seeds, a number is not finite, or all results of a
+            seed are equal.
+    """
+    seeds = np.asarray(results, dtype=np.float64).T
+    if seeds.ndim != 2 or min(seeds.shape) < 2:
+        raise ValueError(f'results have shape {seeds.T.shape}; expected at least 2 architectures and 2 seeds')
+    if not np.isfinite(seeds).all() or any(map(_constant, seeds)):
+        raise ValueError('results of a seed are all equal, or not finite; expected numbers that can be ranked')
+    return float(np.mean([stats.kendalltau(a, b).statistic for a, b in itertools.combinations(seeds, 2)]))
 
 
 def _finite_vector(name: str, values: ArrayLike) -> np.ndarray:

@@ -35,7 +35,7 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 import condnet
-from condnet.benchmarks import BenchmarkTable
+from condnet.benchmarks import PACKAGED_TABLES, BenchmarkTable
 from condnet.checkpoint import sha256, training_of
 from condnet.commands import find_device, hardware_name, run
 from condnet.export import calibrated_subnet, check_onnx_packages, export_network, export_onnx
@@ -81,12 +81,14 @@ class Problem:
         objectives: Some of `OBJECTIVES`. Accuracy is to be high, everything else low.
         limits: The most that an architecture may have of `flops`, `params` or `latency`.
         latency: Latency of an architecture in milliseconds; None where it plays no part.
+        dataset: Data set of the benchmark whose networks' costs count.
     """
 
     space: SearchSpace
     objectives: tuple[str, ...] = ('accuracy',)
     limits: dict[str, float] = field(default_factory=dict)
     latency: Callable[[Arch], float] | None = None
+    dataset: str = 'cifar10'
 
     def __post_init__(self) -> None:
         for name in self.objectives:
@@ -106,7 +108,7 @@ class Problem:
     def cost(self, arch: Arch, name: str) -> float:
         """FLOPs, parameters or latency of the benchmark's network."""
         if name != 'latency':
-            return getattr(self.space.cost(arch), name)
+            return getattr(self.space.cost(arch, self.dataset), name)
         if self.latency is None:
             raise ValueError('the latency of architectures is unknown')
         return self.latency(arch)
@@ -642,7 +644,8 @@ def make_problem(model: Supernet, args: argparse.Namespace) -> Problem:
     elif 'latency' in (*objectives, *limits):
         config = model.pretrained_cfg
         latency = MeasuredLatency(model.space, model.num_classes, config['input_size'], find_device(args.device))
-    return Problem(model.space, objectives, limits, latency)
+    dataset = args.dataset if (model.space.name, args.dataset) in PACKAGED_TABLES else 'cifar10'
+    return Problem(model.space, objectives, limits, latency, dataset)
 
 
 def find_truth(model: Supernet, dataset: str, args: argparse.Namespace) -> BenchmarkTable | None:

@@ -14,6 +14,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -136,10 +137,9 @@ class SearchSpace:
         """Official string of an architecture."""
         return self._to_string(self.parse(arch))
 
-    @property
-    def cost_table(self) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
+    def cost_table(self, dataset: str) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
         """Cost of what every architecture has, and of each operation at each decision (the benchmark's network)."""
-        raise NotImplementedError  # a space knows its network
+        raise NotImplementedError  # a space knows its networks
 
     def sample(self, generator: torch.Generator | None = None) -> Arch:
         """Draw an architecture uniformly."""
@@ -154,9 +154,12 @@ class SearchSpace:
         """
         if not 0 < num <= len(self):
             raise ValueError(f'{self} holds {len(self)} architectures, cannot draw {num} different ones')
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:num].tolist()
-        archs = [self._at(position) for position in order]
-        return sorted(archs, key=self.index)
+        return sorted(itertools.islice(self.shuffled(seed), num), key=self.index)
+
+    def shuffled(self, seed: int = 0) -> Iterator[Arch]:
+        """All architectures in random order, from a seed."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return map(self._at, order.tolist())
 
     def _at(self, position: int) -> Arch:
         """The architecture at a position of the iteration."""
@@ -166,9 +169,17 @@ class SearchSpace:
             digits.append(self.choices[digit])
         return tuple(reversed(digits))
 
-    def cost(self, arch: 'str | int | Arch') -> Cost:
-        """Parameters and FLOPs of the benchmark's own network of an architecture (additive look-ups)."""
-        fixed, table = self.cost_table
+    def cost(self, arch: 'str | int | Arch', dataset: str = 'cifar10') -> Cost:
+        """Parameters and FLOPs of the benchmark's own network of an architecture (additive look-ups).
+
+        Args:
+            arch: The architecture.
+            dataset: The data set that the benchmark was made on.
+
+        Raises:
+            ValueError: If it is no architecture, or there is no benchmark of the data set.
+        """
+        fixed, table = self.cost_table(dataset)
         return sum((row[operation] for row, operation in zip(table, self.parse(arch), strict=True)), start=fixed)
 
     def num_contexts(self, decision: int) -> int:
@@ -217,21 +228,35 @@ class NB201Space(SearchSpace):
     def index(self, arch: 'str | int | Arch') -> int:
         return _nats_bench_index()[super().index(arch)]
 
-    @property
-    def cost_table(self) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
-        return _nb201_cost_table()
+    def cost_table(self, dataset: str) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
+        return _nb201_cost_table(dataset)
+
+
+# The networks that were trained for the benchmark of each data set, as arguments of the model `nb201_net`.
+NB201_NETWORKS: dict[str, dict[str, Any]] = {
+    'cifar10': {'in_chans': 3, 'num_classes': 10, 'channels': (16, 32, 64), 'cells_per_stage': 5},
+    'glyphs': {'in_chans': 1, 'num_classes': 26, 'channels': (8, 16, 24), 'cells_per_stage': 1},
+}
+_IMAGE_SIZES = {'cifar10': 32, 'glyphs': 16}  # pixels along a side
 
 
 @functools.cache
-def _nb201_cost_table() -> tuple[Cost, tuple[dict[int, Cost], ...]]:
-    stages = ((16, 32), (32, 16), (64, 8))  # channels, pixels along a side; five cells each
-    fixed = conv_cost(3, 16, 3, 32) + Cost(2 * 64, 0) + Cost(64 * 10 + 10, 64 * 10 + 10)  # stem, last BN, classifier
-    for (in_chs, _), (chs, size) in itertools.pairwise(stages):
-        fixed += conv_cost(in_chs, chs, 3, size) + conv_cost(chs, chs, 3, size)
-        fixed += conv_cost(in_chs, chs, 1, size, affine=False)  # shortcut
+def _nb201_cost_table(dataset: str) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
+    if dataset not in NB201_NETWORKS:
+        raise ValueError(f'no nb201 benchmark of data set {dataset!r}; expected one of {", ".join(NB201_NETWORKS)}')
+    network, size = NB201_NETWORKS[dataset], _IMAGE_SIZES[dataset]
+    channels, classes = network['channels'], network['num_classes']
+    last = channels[-1]
+    stages = [(chs, size >> i) for i, chs in enumerate(channels)]  # channels, pixels along a side
+    fixed = conv_cost(network['in_chans'], channels[0], 3, size)  # stem
+    fixed += Cost(2 * last, 0) + Cost(last * classes + classes, last * classes + classes)  # last BN, classifier
+    for (in_chs, _), (chs, out_size) in itertools.pairwise(stages):
+        fixed += conv_cost(in_chs, chs, 3, out_size) + conv_cost(chs, chs, 3, out_size)
+        fixed += conv_cost(in_chs, chs, 1, out_size, affine=False)  # shortcut
     row = dict.fromkeys(range(5), Cost(0, 0))
     for operation, kernel in ((2, 1), (3, 3)):
-        row[operation] = sum((conv_cost(chs, chs, kernel, size) for chs, size in stages for _ in range(5)), Cost(0, 0))
+        cells = [conv_cost(chs, chs, kernel, pixels) for chs, pixels in stages] * network['cells_per_stage']
+        row[operation] = sum(cells, start=Cost(0, 0))
     return fixed, (row,) * 6
 
 
@@ -263,8 +288,9 @@ class MacroSpace(SearchSpace):
     def _to_string(self, arch: Arch) -> str:
         return ''.join(str(operation) for operation in arch)
 
-    @property
-    def cost_table(self) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
+    def cost_table(self, dataset: str) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
+        if dataset != 'cifar10':
+            raise ValueError(f'no macro benchmark of data set {dataset!r}; expected cifar10')
         return _macro_cost_table()
 
 

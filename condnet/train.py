@@ -19,15 +19,17 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
+from condnet import glyphs
 from condnet.checkpoint import (
     LAST,
     PREVIOUS,
     find_training_checkpoint,
+    preprocessing,
     save_training_checkpoint,
     training_checkpoints,
     write_file,
 )
-from condnet.commands import ModelKwargs, find_device, run
+from condnet.commands import DATASET_HELP, ModelKwargs, find_device, open_images, run
 from condnet.counts import counts_table, untrained_contexts
 from condnet.data import (
     Images,
@@ -36,7 +38,6 @@ from condnet.data import (
     check_size,
     create_timm_loader,
     dataset_name,
-    load_images,
     timm_images,
     withheld_indices,
 )
@@ -53,9 +54,9 @@ def make_parser() -> argparse.ArgumentParser:
     """Flags of the command. A recipe sets defaults, a flag overrides its recipe."""
     parser = argparse.ArgumentParser('condnet-train', description=__doc__, allow_abbrev=False)
     parser.add_argument('-c', '--config', metavar='RECIPE', help='name of a packaged recipe, or a YAML file')
-    parser.add_argument('--data-dir', help='directory with CIFAR-10, or with another data set of small images')
+    parser.add_argument('--data-dir', help='directory with CIFAR-10, or with another data set; glyphs needs none')
     parser.add_argument('--download', action='store_true', help='download CIFAR-10 into --data-dir if it is not there')
-    parser.add_argument('--dataset', help="any other data set, by timm's name for it; default: small images, in memory")
+    parser.add_argument('--dataset', help=DATASET_HELP)
     parser.add_argument('--train-split', default='train', help='with --dataset: the part to train on')
     parser.add_argument('--val-split', default='validation', help='with --dataset: the part to validate on')
     parser.add_argument('--num-classes', type=int, help='default: those of the data; with --dataset 10')
@@ -144,8 +145,6 @@ def _setting_type(action: argparse.Action) -> type:
 
 
 def _check_args(args: argparse.Namespace) -> None:
-    if not args.data_dir:
-        raise ValueError('--data-dir is missing; with --download, CIFAR-10 is fetched into it')
     for name in ('epochs', 'batch_size', 'eval_archs', 'eval_batches', 'eval_images', 'log_interval'):
         if getattr(args, name) < 1:
             raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
@@ -266,7 +265,7 @@ def create_training(
             args.model,
             num_classes=args.num_classes,
             in_chans=args.input_size[0],
-            pretrained_cfg_overlay={'input_size': tuple(args.input_size)},
+            pretrained_cfg_overlay=preprocessing(args.data_name, args.input_size),
             **kwargs,
         )
     except (RuntimeError, TypeError) as error:  # unknown model, unknown argument
@@ -344,15 +343,18 @@ def set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
 
 def open_data(args: argparse.Namespace) -> Images | None:
     """The training set in memory, or None with `--dataset`; settles number of classes and size of the images."""
-    images = None if args.dataset else load_images(args.data_dir, train=True, download=args.download)
+    images = open_images(args)
     num_classes = 10 if images is None else len(images.classes)
     input_size = [3, 32, 32] if images is None else list(images.images.shape[1:])
     args.num_classes, args.input_size = args.num_classes or num_classes, args.input_size or input_size
     args.data_name, args.data_sha256 = args.dataset, None
+    source = args.data_dir or args.dataset
     if images is not None:
-        args.data_name, args.data_sha256 = dataset_name(images), images.sha256()
+        args.data_name = dataset_name(images)
+        # Another Pillow may draw the letters a little differently; that does not make glyphs another data set.
+        args.data_sha256 = None if args.data_name == 'glyphs' else images.sha256()
         if args.num_classes < num_classes:
-            raise ValueError(f'--num-classes is {args.num_classes}, but {args.data_dir} has {num_classes} classes')
+            raise ValueError(f'--num-classes is {args.num_classes}, but {source} has {num_classes} classes')
         check_size(images, args.input_size)
     return images
 
@@ -385,9 +387,10 @@ def create_data(
             seed=args.seed,
             device=device,
             channels_last=args.channels_last,
+            **(glyphs.AUGMENTATION if args.data_name == 'glyphs' else {}),
         )
     if len(batches) == 0:
-        raise ValueError(f'{args.data_dir} has fewer training images than a batch of {args.batch_size}')
+        raise ValueError(f'{args.data_dir or args.dataset} has fewer training images than a batch of {args.batch_size}')
     if not args.eval_interval:
         return batches, None
     calibration, validation = choose_evaluation_images(args, images)

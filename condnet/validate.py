@@ -13,10 +13,10 @@ import torch
 from tqdm import tqdm
 
 import condnet
-from condnet.benchmarks import FILE_NAMES, BenchmarkTable, holds_table, load_benchmark
+from condnet.benchmarks import FILE_NAMES, PACKAGED_TABLES, BenchmarkTable, holds_table, load_benchmark
 from condnet.checkpoint import load_model, sha256, training_of
-from condnet.commands import find_device, hardware_name, run
-from condnet.data import Images, check_size, dataset_name, load_images, timm_images
+from condnet.commands import DATASET_HELP, find_device, hardware_name, open_images, run
+from condnet.data import Images, check_size, dataset_name, timm_images
 from condnet.models import Supernet
 from condnet.ranking import (
     CALIBRATION_BATCH_SIZE,
@@ -28,9 +28,10 @@ from condnet.ranking import (
 )
 from condnet.results import Journal, plot_predictions, summarize_predictions, write_atomically, write_predictions
 from condnet.sharing import Team, join_team
-from condnet.spaces import Arch
+from condnet.spaces import Arch, SearchSpace
 
 _logger = logging.getLogger('validate')
+DEFAULT_NUM_ARCHS = 200
 _AMP_DTYPES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
@@ -41,7 +42,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--model', help='refuse a checkpoint of another model')
     parser.add_argument('--results-file', default='output/ranking.csv', help='predictions; .json and .png beside it')
     group = parser.add_argument_group('architectures')
-    group.add_argument('--num-archs', default='200', help="how many random ones, or 'all'")
+    group.add_argument('--num-archs', help="how many random ones of the benchmark's, or 'all' (default: "
+                       f'{DEFAULT_NUM_ARCHS}, or all of fewer)')  # fmt: skip
     group.add_argument('--archs', nargs='*', help='these instead: strings, indices or tuples')
     group.add_argument('--seed', type=int, default=0, help='seed of the random ones')
     add_evaluation_flags(parser)
@@ -52,9 +54,9 @@ def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of every command that evaluates architectures: weights, data, and how."""
     group = parser.add_argument_group('weights and data')
     group.add_argument('--use-ema', action='store_true', help='take the averaged weights of a training checkpoint')
-    group.add_argument('--data-dir', required=True, help='directory with the data set that it was trained on')
+    group.add_argument('--data-dir', help='directory with the data set that it was trained on; glyphs needs none')
     group.add_argument('--download', action='store_true', help='download what is missing: CIFAR-10, benchmark table')
-    group.add_argument('--dataset', help="any other data set, by timm's name for it; default: small images, in memory")
+    group.add_argument('--dataset', help=DATASET_HELP)
     group.add_argument('--train-split', default='train', help='with --dataset: the part it was trained on')
     group.add_argument('--val-split', default='validation', help='with --dataset: the part to validate on')
     group.add_argument('--benchmark', help='ground truth: file or directory (default: --data-dir, $CONDNET_DATA)')
@@ -77,7 +79,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """
     args = make_parser().parse_args(argv)
     check_evaluation_flags(args)
-    if args.num_archs != 'all' and not args.num_archs.isdigit():
+    if args.num_archs not in (None, 'all') and not args.num_archs.isdigit():
         raise ValueError(f"--num-archs is {args.num_archs!r}, expected a number or 'all'")
     if Path(args.results_file).suffix != '.csv':
         raise ValueError(f'--results-file is {args.results_file!r}, expected a name that ends in .csv')
@@ -109,9 +111,11 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
         ValueError: If checkpoint, data and table do not fit together. Nothing is written then.
     """
     model = load_supernet(args)
-    archs = choose_archs(model, args)
+    given = {model.space.parse(arch) for arch in args.archs or ()}
     calibration, validation, name = load_evaluation_images(model, args)
-    table = find_table(model, name, args) if len(archs) > 1 else None  # one architecture has no rank
+    is_ranking = len(given) > 1 or (not given and args.num_archs != '1')  # one architecture has no rank
+    table = find_table(model, name, args) if is_ranking else None
+    archs = sorted(given, key=model.space.index) or draw_archs(model.space, table, args)
     if table is not None:
         table = table.select([model.space.index(arch) for arch in archs])
     data = prepare_data(model, calibration, validation, args)
@@ -168,22 +172,24 @@ def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[I
     Raises:
         ValueError: If the checkpoint was trained on another data set.
     """
-    size = model.pretrained_cfg['input_size']
-    if args.dataset:
+    if not args.data_dir and not args.dataset and training_of(args.checkpoint).get('data_name') == 'glyphs':
+        args.dataset = 'glyphs'  # which is always at hand
+    size, images = model.pretrained_cfg['input_size'], open_images(args)
+    source = args.data_dir or args.dataset
+    if images is None:
         name, num = args.dataset, args.calib_batches * CALIBRATION_BATCH_SIZE
         calibration = timm_images(args.dataset, args.data_dir, args.train_split, num, size, args.download)
         num = args.eval_images or 5000
         validation = timm_images(args.dataset, args.data_dir, args.val_split, num, size, args.download)
     else:
-        images = load_images(args.data_dir, train=True, download=args.download)
         check_size(images, size)
         name = dataset_name(images)
         calibration, validation = choose_images(images, args.calib_batches, args.eval_images)
     trained_on = training_of(args.checkpoint).get('data_name', name)
     if trained_on != name:
-        raise ValueError(f'{args.checkpoint} was trained on data {trained_on!r}, not on {name!r} of {args.data_dir}')
+        raise ValueError(f'{args.checkpoint} was trained on data {trained_on!r}, not on {name!r} of {source}')
     if int(validation.targets.max()) >= model.num_classes:
-        raise ValueError(f'{args.data_dir} has more classes than the {model.num_classes} of {args.checkpoint}')
+        raise ValueError(f'{source} has more classes than the {model.num_classes} of {args.checkpoint}')
     return calibration, validation, name
 
 
@@ -201,12 +207,21 @@ def prepare_data(model: Supernet, calibration: Images, validation: Images, args:
     )
 
 
-def choose_archs(model: Supernet, args: argparse.Namespace) -> list[Arch]:
-    """The architectures to rank, without repetition, in order of their index."""
-    if args.archs:
-        return sorted({model.space.parse(arch) for arch in args.archs}, key=model.space.index)
-    num = len(model.space) if args.num_archs == 'all' else int(args.num_archs)
-    return model.space.sample_distinct(num, args.seed)
+def draw_archs(space: SearchSpace, table: BenchmarkTable | None, args: argparse.Namespace) -> list[Arch]:
+    """Random architectures in order of their index, out of those in the benchmark's table; settles their number.
+
+    Raises:
+        ValueError: If there are fewer than asked for.
+    """
+    known = None if table is None else set(table.indices.tolist())
+    archs = [arch for arch in space.shuffled(args.seed) if known is None or space.index(arch) in known]
+    if args.num_archs is None:
+        args.num_archs = str(min(DEFAULT_NUM_ARCHS, len(archs)))
+    num = len(archs) if args.num_archs == 'all' else int(args.num_archs)
+    if not 0 < num <= len(archs):
+        where = '' if table is None else f' with a row in {table.path}'
+        raise ValueError(f'cannot draw {num} architectures, expected 1..{len(archs)}: {space} has no more{where}')
+    return sorted(archs[:num], key=space.index)
 
 
 def find_table(model: Supernet, dataset: str, args: argparse.Namespace) -> BenchmarkTable | None:
@@ -216,6 +231,8 @@ def find_table(model: Supernet, dataset: str, args: argparse.Namespace) -> Bench
         ValueError: If there should be one and is not, or the one that was given is of another data set.
     """
     space, path = model.space.name, args.benchmark
+    if path is None and (space, dataset) in PACKAGED_TABLES:
+        return load_benchmark(space, dataset=dataset)
     if path is None and (dataset != 'cifar10' or space not in FILE_NAMES):
         _logger.info('no benchmark is known of space and data set: predictions are written without a comparison')
         return None

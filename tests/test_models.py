@@ -8,6 +8,7 @@ from conftest import MODELS, random_batch
 from condnet import get_space
 from condnet.checkpoint import load_model, save_model
 from condnet.models.supernet import state_dict_is_split
+from condnet.spaces import NB201_NETWORKS
 
 
 def num_params(module: torch.nn.Module) -> int:
@@ -50,18 +51,27 @@ def test_macro_sizes_by_layer():
     assert num_params(model.conv_head) + num_params(model.head) == 343_050
 
 
-@pytest.mark.parametrize('name', ['nb201', 'macro'])
-def test_standalone_networks_have_the_cost_that_is_looked_up(name):
+@pytest.mark.parametrize(
+    ('name', 'dataset', 'size'), [('nb201', 'cifar10', 32), ('nb201', 'glyphs', 16), ('macro', 'cifar10', 32)]
+)
+def test_standalone_networks_have_the_cost_that_is_looked_up(name, dataset, size):
     space = get_space(name)
     for arch in space.sample_distinct(12, seed=3):
-        net = timm.create_model(f'{name}_net', arch=space.format(arch)).eval()
-        cost = space.cost(arch)
+        kwargs = NB201_NETWORKS[dataset] if name == 'nb201' else {}
+        net = timm.create_model(f'{name}_net', arch=space.format(arch), **kwargs).eval()
+        cost = space.cost(arch, dataset)
         assert num_params(net) == cost.params
-        # NATS-Bench counts the classifier's ten biases among the FLOPs, NAS-Bench-Macro does not.
-        assert count_flops(net) == cost.flops - (10 if name == 'nb201' else 0)
+        # NATS-Bench counts the classifier's biases among the FLOPs, NAS-Bench-Macro does not.
+        assert count_flops(net, size) == cost.flops - (net.num_classes if name == 'nb201' else 0)
 
 
-def count_flops(net: torch.nn.Module) -> int:
+@pytest.mark.parametrize('name', ['nb201', 'macro'])
+def test_cost_of_an_unknown_benchmark(name):
+    with pytest.raises(ValueError, match=f"no {name} benchmark of data set 'cifar100'; expected .*cifar10"):
+        get_space(name).cost(0, 'cifar100')
+
+
+def count_flops(net: torch.nn.Module, size: int) -> int:
     """Multiply-adds of all convolutions and linear layers for one image."""
     flops = 0
 
@@ -72,7 +82,7 @@ def count_flops(net: torch.nn.Module) -> int:
     layers = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
     handles = [layer.register_forward_hook(count) for layer in layers]
     with torch.no_grad():
-        net(torch.zeros(1, 3, 32, 32))
+        net(torch.zeros(1, net.in_chans, size, size))
     for handle in handles:
         handle.remove()
     return flops

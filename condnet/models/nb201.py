@@ -357,7 +357,7 @@ def _cfg(**kwargs: Any) -> Any:  # timm's type for it cannot be written down
     }
 
 
-_GLYPHS = {'cells_per_stage': 1, 'channels': (8, 16, 32)}
+_GLYPHS = {'cells_per_stage': 1, 'channels': (8, 16, 24)}
 _TAGS: dict[str, dict[str, Any]] = {  # what a tag says of the constructor's arguments
     'cond_cifar10': {'split': True},
     'spos_cifar10': {},
@@ -367,9 +367,9 @@ _TAGS: dict[str, dict[str, Any]] = {  # what a tag says of the constructor's arg
 
 
 def _supernet_cfg(tag: str) -> Any:
-    data = {'num_classes': 26, 'input_size': (1, 16, 16), 'pool_size': (4, 4), 'mean': (0.5,), 'std': (0.5,)}
+    glyphs = {'num_classes': 26, 'input_size': (1, 16, 16), 'pool_size': (4, 4), 'mean': (0.083,), 'std': (0.149,)}
     hub = f'{HUB_ORGANIZATION}/nb201_cond_supernet.{tag}'
-    return _cfg(hf_hub_id=hub, paper_ids='arXiv:2104.11522', **(data if tag.endswith('glyphs') else {}))
+    return _cfg(hf_hub_id=hub, paper_ids='arXiv:2104.11522', **(glyphs if tag.endswith('glyphs') else {}))
 
 
 default_cfgs = generate_default_cfgs(
