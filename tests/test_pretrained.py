@@ -167,6 +167,7 @@ def test_wrong_files_are_refused_in_one_line(folders, damage, message):
 
 def test_weights_that_do_not_exist_yet(folders, monkeypatch):
     monkeypatch.setattr(pretrained, '_PACKAGE', folders / 'package' / 'condnet')  # without what comes with the package
+    monkeypatch.setattr(pretrained, '_WEIGHTS_SHA256', {})
     name = 'macro_cond_supernet.spos_cifar10'
     assert condnet.list_pretrained() == []
     with pytest.raises(ValueError, match=f'no pretrained weights of {name} exist yet.*-c macro --split-epoch 0$'):

@@ -1,0 +1,70 @@
+"""What comes with the package: the pretrained super-networks of the letters do what their cards say."""
+
+import json
+
+import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard
+
+import condnet
+from condnet.benchmarks import PACKAGED_TABLES
+from condnet.commands import hardware_name
+from condnet.glyphs import render_glyphs
+from condnet.models.pretrained import file_sha256, find_pretrained, read_config
+from condnet.ranking import accuracy_and_loss, choose_images, evaluation_data
+from condnet.validate import main
+
+NAMES = ('nb201_cond_supernet.cond_glyphs', 'nb201_cond_supernet.spos_glyphs')
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+def card_of(name):
+    """Figures of a card by kind and name, and its text."""
+    card = ModelCard.load(find_pretrained(name) / 'README.md')
+    return {(r.metric_type, r.metric_name): r.metric_value for r in card.data.eval_results}, card.text
+
+
+def test_they_are_small_and_listed():
+    folders = [find_pretrained(name) for name in NAMES]
+    assert all(folder.parent.parent.name == 'condnet' for folder in folders)  # package data, not the source tree
+    assert sum(file.stat().st_size for folder in folders for file in folder.iterdir()) < 1_500_000
+    assert set(NAMES) <= set(condnet.list_pretrained())
+
+
+def test_loaded_model_classifies_as_its_card_says(name):
+    figures, text = card_of(name)
+    model = timm.create_model(name, pretrained=True).eval().to(memory_format=torch.channels_last)
+    images, config = render_glyphs(), model.pretrained_cfg
+    data = evaluation_data(*choose_images(images, 1), config, channels_last=True)
+    accuracy = accuracy_and_loss(model, data)[0]
+    # The same machine and versions give the same number; with others, a few of the 676 images may tip over.
+    is_same = hardware_name(torch.device('cpu')) in text and f'torch {torch.__version__}' in text
+    assert accuracy == pytest.approx(figures['accuracy', 'Accuracy'], abs=0 if is_same else 0.5)
+    assert accuracy > 80
+
+
+def test_ranking_is_that_of_the_card(name, tmp_path, capsys, monkeypatch):
+    """All architectures of the table again, without a flag for data, from an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    assert main(['--checkpoint', name, '--calib-batches', '8']) == 0
+    assert 'ranked by' in capsys.readouterr().out
+    summary = json.loads((tmp_path / 'output' / 'ranking.json').read_text())
+    figures, _ = card_of(name)
+    assert summary['num_archs'] == len(PACKAGED_TABLES['nb201', 'glyphs'].read_text().splitlines()) - 1
+    for by in ('accuracy', 'loss', 'flops'):
+        expected = figures['kendall_tau', f'kendall_tau, ranked by {by}']
+        assert summary[by]['kendall_tau'] == pytest.approx(expected, abs=0.01)
+    assert (tmp_path / 'output' / 'ranking.png').is_file()
+
+
+def test_both_are_of_one_trunk(name):
+    config = read_config(find_pretrained(name))
+    training = config['training']
+    assert (training['data_name'], training['epochs'], training['seed']) == ('glyphs', 200, 0)
+    assert training['split_epoch'] == (120 if name == NAMES[0] else None)
+    assert config['weights_sha256'] == file_sha256(find_pretrained(name) / 'model.safetensors')
