@@ -170,8 +170,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         data = noise_images(work / 'data')
-        arguments = ['--data-dir', str(data), '--batch-size', '8', '--epochs', '3', '--split-epoch', '1',
-                     '--keep-epochs', '1', '--model-ema', '--recovery-interval', '2', '--eval-interval', '0']  # fmt: skip
+        arguments = ['--data-dir', str(data), '--batch-size', '8', '--epochs', '3', '--split-epoch', '1', '--model-ema',
+                     '--keep-epochs', '1', '--recovery-interval', '2', '--eval-interval', '0']  # fmt: skip
         started = time.monotonic()
         wait(start([*arguments, '--output', str(work / 'whole')], work / 'log'))
         duration = time.monotonic() - started
