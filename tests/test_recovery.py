@@ -78,7 +78,9 @@ def test_killed_five_times(left_alone, tiny_data, tmp_path):
         assert wait(start(resume(tiny_data, output), log, prepare)), f'it did not come to {point}'
     wait(start(resume(tiny_data, output), log), random.uniform(0, seconds / 4))
     assert not wait(start(resume(tiny_data, output), log))
-    assert differences(final_state(whole), final_state(output)) == []
+    end = final_state(output)
+    assert end['task_state']['step'] == 16 and [row['epoch'] for row in end['summary.csv']] == ['0', '1', '2', '3']
+    assert differences(final_state(whole), end) == []
     assert 'no checkpoint in' in log.read_text()  # the first start was the same command
 
 
