@@ -73,7 +73,8 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--split-epoch', type=int, default=0, help='split after so many epochs; 0 for never')
     group.add_argument('--stop-epoch', type=int, default=0, help='stop after so many epochs of the schedule; 0: never')
     group.add_argument('--resume', metavar='PATH', help='continue from this checkpoint, or from the newest one in this '
-                       'folder; with --split-epoch also an unsplit one with a split')  # fmt: skip
+                       'folder; --output itself is started if it has none; with --split-epoch also an unsplit one '
+                       'with a split')  # fmt: skip
     group.add_argument('--recovery-interval', type=int, default=0, help='also write a checkpoint every so many batches '
                        'of an epoch; 0 for only after it')  # fmt: skip
     group.add_argument('--keep-epochs', type=int, nargs='*', default=[], help='keep the checkpoints after these epochs')
@@ -220,7 +221,7 @@ def train_epochs(
         progress = Progress(epoch + 1, summary=[*progress.summary, row])
         save(progress)
         write_records(args, task, progress, output)
-        _logger.info(f'epoch {epoch} done: {json.dumps(metrics | eval_metrics)}')
+        _logger.info(f'epoch {epoch} done: {json.dumps(row)}')
     if isinstance(task.model, Supernet):
         if untrained := untrained_contexts(task.model, task.model.space, task.counts_since_split):
             _logger.warning(f'{len(untrained)} weight sets have not been trained since the split, first '
