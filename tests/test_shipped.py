@@ -11,7 +11,7 @@ import condnet
 from condnet.benchmarks import PACKAGED_TABLES
 from condnet.commands import hardware_name
 from condnet.glyphs import render_glyphs
-from condnet.models.pretrained import file_sha256, find_pretrained, read_config
+from condnet.models.pretrained import _WEIGHTS_SHA256, file_sha256, find_pretrained, read_config
 from condnet.ranking import accuracy_and_loss, choose_images, evaluation_data
 from condnet.validate import main
 
@@ -67,4 +67,4 @@ def test_both_are_of_one_trunk(name):
     training = config['training']
     assert (training['data_name'], training['epochs'], training['seed']) == ('glyphs', 200, 0)
     assert training['split_epoch'] == (120 if name == NAMES[0] else None)
-    assert config['weights_sha256'] == file_sha256(find_pretrained(name) / 'model.safetensors')
+    assert config['weights_sha256'] == file_sha256(find_pretrained(name) / 'model.safetensors') == _WEIGHTS_SHA256[name]

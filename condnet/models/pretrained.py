@@ -23,7 +23,10 @@ from condnet.models.supernet import checkpoint_filter_fn, state_dict_is_split
 CHECKPOINTS_VARIABLE = 'CONDNET_CHECKPOINTS'  # environment variable: a directory to look for folders in
 WEIGHTS_NAME, CONFIG_NAME = 'model.safetensors', 'config.json'
 HUB_ORGANIZATION = 'condnet'
-_WEIGHTS_SHA256: dict[str, str] = {}  # of what is published; a tag that is not here has no weights yet
+_WEIGHTS_SHA256 = {  # a tag that is not here has no weights yet
+    'nb201_cond_supernet.cond_glyphs': '010f8cc71763937d3ea21181ab4f10f9b90c19ea13531626f9ca29d1bfed19b1',
+    'nb201_cond_supernet.spos_glyphs': 'aa36ef8b8b8fea28d4a650960e7ef86f45ca6c7ff2f6e88b2f16ac83092d866d',
+}
 _SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id')  # where timm can be told to take weights from
 _PACKAGE = Path(__file__).parents[1]
 
