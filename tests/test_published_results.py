@@ -8,6 +8,7 @@ import pytest
 from condnet import get_space
 from condnet.benchmarks import load_benchmark
 from condnet.checkpoint import load_model, sha256
+from condnet.data import load_images
 from condnet.results import TABLE_END, TABLE_START, format_table, read_predictions, summarize_predictions
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +28,8 @@ def test_metrics_follow_from_predictions_and_truth(path, data_dir):
     name, subset = summary['space'].split('/')
     predictions = read_predictions(path.with_suffix('.csv'))
     assert all(prediction.index in get_space(name, subset) for prediction in predictions)
-    table = load_benchmark(name, str(data_dir / 'benchmarks'))
+    path_of_table = data_dir / 'benchmarks' if summary['dataset'] == 'cifar10' else None  # others are packaged
+    table = load_benchmark(name, path_of_table, summary['dataset'])
     recomputed = json.loads(json.dumps(summarize_predictions(predictions, table)))
     assert {key: summary[key] for key in recomputed} == recomputed
 
@@ -36,5 +38,13 @@ def test_metrics_follow_from_predictions_and_truth(path, data_dir):
 def test_checkpoint_behind_a_result_is_the_committed_one(path):
     summary = json.loads(path.read_text())
     folder = ROOT / 'checkpoints' / summary['checkpoint']
-    assert sha256(folder) == summary['checkpoint_sha256']
-    assert load_model(folder).is_split == summary['split']
+    checkpoint = folder if folder.is_dir() else summary['checkpoint']  # the name of a packaged one
+    assert sha256(checkpoint) == summary['checkpoint_sha256']
+    assert load_model(checkpoint).is_split == summary['split']
+
+
+def test_checkpoints_were_trained_on_the_images_that_withheld_ones_are_tested_on(data_dir):
+    """`test_data.py` shows by content that no withheld image is among the training images of this very set."""
+    expected = load_images(data_dir).sha256()
+    trainings = [json.loads(path.read_text())['training'] for path in (ROOT / 'checkpoints').glob('*/config.json')]
+    assert trainings and all(training['data_sha256'] == expected for training in trainings)
