@@ -9,6 +9,7 @@ import csv
 import logging
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -96,16 +97,30 @@ def start(arguments: list[str], log: Path, prepare: Callable[[], None] = lambda:
 
 
 def wait(process: int, seconds: float | None = None) -> bool:
-    """Wait for the end of a process, or kill it after some seconds; whether it was killed."""
-    deadline = None if seconds is None else time.monotonic() + seconds
-    while deadline is not None and time.monotonic() < deadline:
+    """Wait for the end of a process, or kill it after some seconds of its CPU time; whether it was killed.
+
+    Wall time would say little about how far it is on a machine that has other things to do.
+    """
+    while seconds is not None and _seconds_used(process) < seconds:
         number, status = os.waitpid(process, os.WNOHANG)
         if number:
             return _was_killed(status)
         time.sleep(0.002)
-    if deadline is not None:
+    if seconds is not None:
         os.kill(process, signal.SIGKILL)  # without effect if it has just ended
     return _was_killed(os.waitpid(process, 0)[1])
+
+
+def _seconds_used(process: int) -> float:
+    """CPU time of a process that is not waited for yet."""
+    fields = Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+
+def seconds_of_children() -> float:
+    """CPU time of all processes that were waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _was_killed(status: int) -> bool:
@@ -174,9 +189,9 @@ def main() -> None:
                      '--keep-epochs', '1', '--recovery-interval', '2', '--eval-interval', '0']  # fmt: skip
         started = time.monotonic()
         wait(start([*arguments, '--output', str(work / 'whole')], work / 'log'))
-        duration = time.monotonic() - started
+        duration = seconds_of_children()
         expected = final_state(work / 'whole')
-        print(f'left alone: {duration:.1f} s, {expected["task_state"]["step"]} steps', flush=True)
+        print(f'left alone: {duration:.1f} s of CPU time, {expected["task_state"]["step"]} steps', flush=True)
         kills: Counter[str] = Counter()
         while kills.total() < args.kills:
             before = kills.copy()

@@ -4,13 +4,12 @@ import csv
 import random
 import resource
 import shutil
-import time
 from collections import Counter
 
 import pytest
 import torch
 from conftest import make_training, random_batch, train_args, train_step
-from kill_training import die_at, differences, final_state, start, wait
+from kill_training import die_at, differences, final_state, seconds_of_children, start, wait
 
 from condnet.checkpoint import LAST, PREVIOUS, find_training_checkpoint, read_training_checkpoint
 from condnet.counts import choices_of, untrained_contexts
@@ -35,10 +34,10 @@ RECOVERY = (
 
 @pytest.fixture(scope='module')
 def left_alone(tiny_data, tmp_path_factory):
-    """Folder, and seconds, of a training that nothing happened to."""
-    output, started = tmp_path_factory.mktemp('alone') / 'out', time.monotonic()
+    """Folder, and CPU time in seconds, of a training that nothing happened to."""
+    output, before = tmp_path_factory.mktemp('alone') / 'out', seconds_of_children()
     assert not wait(start(train_args(tiny_data, output, *RECOVERY), output.parent / 'alone.log'))
-    return output, time.monotonic() - started
+    return output, seconds_of_children() - before
 
 
 @pytest.fixture(scope='module')
