@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from condnet.choice import ChoiceBlock, split_supernet
-from condnet.data import Batch, Images, InMemoryLoader, withheld_indices
+from condnet.data import Batch, Images, InMemoryLoader, dataset_name, withheld_indices
 from condnet.memory import forget_peak, peak_memory_mb
 from condnet.models import Supernet
 from condnet.spaces import Arch
@@ -37,6 +37,7 @@ def measure_model(name: str, images: Images, args: argparse.Namespace) -> dict[s
     """Figures of one super-network."""
     flags = parse_args(['--model', name, '--data-dir', args.data_dir, '--batch-size', str(args.batch_size)])
     flags.num_classes, flags.input_size = len(images.classes), list(images.images.shape[1:])
+    flags.data_name = dataset_name(images)
     task, optimizer, _ = create_training(flags, torch.device('cpu'))
     model: Supernet = task.model
     loader = make_loader(images, model.pretrained_cfg, args.batch_size)
