@@ -39,7 +39,6 @@ from condnet.spaces import NB201_NETWORKS, get_space
 _logger = logging.getLogger('minibench')
 
 STEPS, BATCH_SIZE = 400, 32
-_OPTIMIZER: dict[str, Any] = {'opt': 'momentum', 'lr': 0.1, 'momentum': 0.9, 'weight_decay': 3e-4}
 _SPACE = get_space('nb201')
 
 Row = dict[str, str]  # as it stands in the table
@@ -58,7 +57,7 @@ def train_network(index: int, seed: int, images: Images, steps: int = STEPS) -> 
     model = timm.create_model('nb201_net', arch=index, **NB201_NETWORKS['glyphs']).train()
     model.to(memory_format=torch.channels_last)
     batches = InMemoryLoader(images, BATCH_SIZE, MEAN, STD, seed=seed, channels_last=True, **AUGMENTATION)
-    optimizer = create_optimizer_v2(model, **_OPTIMIZER)
+    optimizer = create_optimizer_v2(model, 'momentum', lr=0.1, weight_decay=3e-4, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for input, target in itertools.islice(_endless(batches), steps):
         optimizer.zero_grad(set_to_none=True)
