@@ -9,6 +9,7 @@ import argparse
 import copy
 import json
 import logging
+import math
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ from condnet.speed_training import format_training, measure_training
 
 _logger = logging.getLogger('benchmark')
 _CHECKPOINTS = ('checkpoints/macro_cond_short', 'checkpoints/nb201_cond_short')
-_NUM_RANDOM = 64  # architectures of a space that is no chain
+_NUM_RANDOM = 256  # architectures of a space that is no chain
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -102,7 +103,7 @@ def measure_ranking(images: Images, args: argparse.Namespace) -> dict[str, Any]:
 
 def measure_space(model: Supernet, images: Images, args: argparse.Namespace) -> dict[str, Any]:
     """Figures of one super-network, by data type."""
-    archs = choose_archs(model)
+    archs, device = choose_archs(model), find_device(args.device)
     plain = prepare(model, images, args, channels_last=False)
     same_layout = prepare(model, images, args, channels_last=True)
     positions = [i * len(archs) // args.plain_archs for i in range(min(args.plain_archs, len(archs)))]
@@ -110,7 +111,9 @@ def measure_space(model: Supernet, images: Images, args: argparse.Namespace) -> 
     run_plain(*plain, sample[0])  # what the first one pays for
     run_plain(*same_layout, sample[0])
     first, second = sample[::2], sample[1::2]  # before and after the engine, as a machine's speed drifts
+    forget_peak(device)
     runs = [(arch, run_plain(*plain, arch), run_plain(*same_layout, arch)) for arch in first]
+    peak = peak_memory_mb(device)
     engine = {dtype: run_engine(*same_layout, archs, getattr(torch, dtype)) for dtype in args.amp_dtypes}
     runs += [(arch, run_plain(*plain, arch), run_plain(*same_layout, arch)) for arch in second]
     # Means, as architectures differ in their costs: a median would leave the heavy ones out.
@@ -120,7 +123,7 @@ def measure_space(model: Supernet, images: Images, args: argparse.Namespace) -> 
             'architectures': len(runs),
             'seconds_per_architecture': seconds,
             'seconds_per_architecture_channels_last': statistics.mean(run.seconds for _, _, run in runs),
-            'peak_memory_mb': max(run.peak_memory_mb for _, run, _ in runs),
+            'peak_memory_mb': peak,
         }
     }
     for dtype, measured in engine.items():
@@ -165,19 +168,18 @@ class Measured:
 
     logits: dict[Arch, torch.Tensor]
     seconds: float
-    peak_memory_mb: float
+    peak_memory_mb: float = math.nan
 
 
 @torch.no_grad()
 def run_plain(model: Supernet, data: EvaluationData, arch: Arch) -> Measured:
     """One architecture in the plain loop."""
-    forget_peak(data.images.device)
     started = time.perf_counter()
     model.set_active_subnet(arch)
     calibrate(model, data.calibration)
     model.eval()
     logits = torch.cat([model(images) for images in data.images.split(CALIBRATION_BATCH_SIZE)]).cpu()
-    return Measured({arch: logits}, time.perf_counter() - started, peak_memory_mb(data.images.device))
+    return Measured({arch: logits}, time.perf_counter() - started)
 
 
 def run_engine(model: Supernet, data: EvaluationData, archs: list[Arch], dtype: torch.dtype) -> Measured:
