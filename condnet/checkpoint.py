@@ -222,12 +222,17 @@ def training_of(path: str | Path) -> dict[str, Any]:
         'momentum',
         'weight_decay',
     )
-    split_epoch = args['split_epoch'] if checkpoint['task_state']['split'] else None
+    # Said only where they differ from these.
+    usual = {'amp': False, 'sampling': 'uniform', 'share_momentum': False, 'update_unsampled': False,
+             'grad_accum_steps': 1, 'num_processes': 1, 'sync_bn': False}  # fmt: skip
+    state = checkpoint['task_state']
     return {
         'trained_epochs': checkpoint['epoch'] + 1,  # whole ones
-        'trained_steps': checkpoint['task_state']['step'],
-        'split_epoch': split_epoch,
+        'trained_steps': state['step'],
+        'split_epoch': args['split_epoch'] if state['split'] else None,
         **{key: args[key] for key in kept},
+        **{key: args[key] for key, value in usual.items() if args.get(key, value) != value},
+        **({'untrained': state['untrained']} if state.get('untrained') else {}),
     }
 
 

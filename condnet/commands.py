@@ -56,9 +56,12 @@ def hardware_name(device: torch.device) -> str:
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     cpuinfo = Path('/proc/cpuinfo')
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-    return f'{(names or [platform.machine()])[0]}, {torch.get_num_threads()} threads'
+    lines = cpuinfo.read_text().partition('\n\n')[0].splitlines() if cpuinfo.is_file() else []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(':') for line in lines)}
+    name = facts.get('model name', platform.machine())
+    if {'cpu family', 'model'} <= facts.keys():  # virtual machines often give only the manufacturer's name
+        name += f' (family {facts["cpu family"]}, model {facts["model"]})'
+    return f'{name}, {torch.get_num_threads()} threads'
 
 
 DATASET_HELP = "glyphs, or a data set by timm's name for it; default: small images in --data-dir, kept in memory"

@@ -34,19 +34,28 @@ def counts_table(
     ]
 
 
-def untrained_contexts(model: Supernet, archs: Iterable[Arch], counts_since_split: Mapping[Choice, int]) -> list[str]:
-    """The weight sets of these architectures that are as the split left them; none before the split."""
+def untrained_choices(model: Supernet, counts_since_split: Mapping[Choice, int]) -> list[Choice]:
+    """The weight sets that are as the split left them; none before the split."""
     if not model.is_split:
         return []
-    weighted = {
-        (block.decision, operation)
+    return [
+        (block.decision, operation, context)
         for block in model.choice_blocks()
         for operation in model.space.choices
         if has_weights(block.weight_sets(operation)[0])
-    }
-    used = {choice for arch in archs for choice in choices_of(model.space, arch)}
-    return [
-        f'{model.space.operations[operation]} at decision {decision} in context {context}'
-        for decision, operation, context in sorted(used)
-        if (decision, operation) in weighted and not counts_since_split.get((decision, operation, context))
+        for context in range(model.space.num_contexts(block.decision))
+        if not counts_since_split.get((block.decision, operation, context))
     ]
+
+
+def describe_untrained(space: SearchSpace, archs: Iterable[Arch], untrained: Iterable[Iterable[int]]) -> str | None:
+    """What to say of architectures that use weight sets which were not trained since the split; None if none does."""
+    used = {choice for arch in archs for choice in choices_of(space, arch)}
+    found = sorted(used & {tuple(choice) for choice in untrained})
+    if not found:
+        return None
+    decision, operation, context = found[0]
+    return (
+        f'{len(found)} weight sets have not been trained since the split, first {space.operations[operation]} at '
+        f'decision {decision} in context {context}'
+    )

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from timm.data import create_dataset, create_loader
 from timm.utils import natural_key
+from torch.utils.data.distributed import DistributedSampler
 from torchvision.datasets import CIFAR10
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # normalised images (B, C, H, W) and targets (B,)
@@ -442,6 +443,9 @@ class TimmLoader:
     def set_epoch(self, epoch: int) -> None:
         """Choose order and augmentation of the next iteration."""
         self.epoch = epoch
+        if isinstance(sampler := self.loader.loader.sampler, DistributedSampler):
+            sampler.seed = self.seed
+            sampler.set_epoch(epoch)
         if hasattr(self.loader.dataset, 'set_epoch'):  # data sets that are streamed shuffle themselves
             self.loader.dataset.set_epoch(epoch)
 
@@ -463,6 +467,7 @@ def create_timm_loader(
     workers: int = 1,
     device: torch.device | str = 'cpu',
     download: bool = False,
+    distributed: bool = False,
 ) -> TimmLoader:
     """Load any data set that timm knows, with timm's default transforms.
 
@@ -474,7 +479,7 @@ def create_timm_loader(
         data_dir: Where the data set is.
         split: Its part.
         input_size: Channels, height and width of the batches.
-        batch_size: Images per batch.
+        batch_size: Images per batch, of this process.
         mean: Means of the channels, in units where white is 1.
         std: Standard deviations, in the same units.
         train: Shuffle, augment, and drop an incomplete last batch; or else do none of this.
@@ -482,6 +487,7 @@ def create_timm_loader(
         workers: Processes that decode and augment.
         device: Where the batches go.
         download: Fetch what is missing, where timm can.
+        distributed: Whether to load this process's share of the images only.
 
     Raises:
         ValueError: If timm cannot open the data set.
@@ -511,6 +517,7 @@ def create_timm_loader(
         num_workers=workers,
         device=torch.device(device),
         persistent_workers=False,  # workers that live on are not seeded again
+        distributed=distributed,
     )
     return TimmLoader(loader, seed)
 

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from condnet.counts import untrained_contexts
+from condnet.counts import describe_untrained, untrained_choices
 from condnet.data import InMemoryLoader, TimmLoader
 from condnet.models import Supernet
 from condnet.ranking import EvaluationData, accuracy_and_loss, evaluate_subnet
 from condnet.spaces import Arch
-from condnet.task import SupernetTask, arch_of_step
+from condnet.step import TrainingStep
+from condnet.task import SupernetTask, archs_of_step
 
 _logger = logging.getLogger('train')
 
@@ -46,8 +47,7 @@ class Progress:
 
 
 def train_one_epoch(
-    task: SupernetTask,
-    optimizer: torch.optim.Optimizer,
+    step: TrainingStep,
     batches: InMemoryLoader | TimmLoader,
     progress: Progress,
     log_interval: int = 50,
@@ -57,8 +57,7 @@ def train_one_epoch(
     """Train on what is left of an epoch.
 
     Args:
-        task: Model and loss.
-        optimizer: Optimizer of the model.
+        step: What is done with a batch.
         batches: Those of the whole epoch.
         progress: Where to start; it is kept up to date.
         log_interval: Batches between lines of the log.
@@ -71,7 +70,9 @@ def train_one_epoch(
 
     Raises:
         FloatingPointError: If the loss is not finite, or the weights when they are to be saved.
+        ConnectionError: If another process is lost.
     """
+    task, optimizer, group = step.task, step.optimizer, step.group
     task.train()
     num_batches = len(batches)
     total = torch.tensor(progress.loss, device=task.device)
@@ -79,18 +80,15 @@ def train_one_epoch(
     started = time.perf_counter() - progress.seconds
     waiting_since = time.perf_counter()
     shown = tqdm(batches.batches(progress.batch), f'epoch {progress.epoch}', num_batches, leave=False,
-                 initial=progress.batch, disable=not sys.stderr.isatty())  # fmt: skip
+                 initial=progress.batch, disable=not (group.is_first and sys.stderr.isatty()))  # fmt: skip
     for input, target in shown:
         progress.waited += time.perf_counter() - waiting_since
-        loss = task(input, target)['loss']
-        optimizer.zero_grad(set_to_none=True)  # what is not sampled has no gradient, and stays as it is
-        loss.backward()
-        optimizer.step()
-        task.update_ema(step=task.step)
-        losses.append(loss.detach())
-        total += losses[-1] * len(input)
+        loss = step(input, target)
+        losses.append(loss)
+        num_images = len(input) * group.size
+        total += loss * num_images
         progress.batch += 1
-        progress.images += len(input)
+        progress.images += num_images
         is_last = progress.batch == num_batches
         logs = is_last or (progress.batch - 1) % log_interval == 0
         saves = not is_last and save_interval > 0 and progress.batch % save_interval == 0
@@ -105,7 +103,7 @@ def train_one_epoch(
         if logs:
             speed = progress.images / progress.seconds
             where = f'epoch {progress.epoch} [{progress.batch}/{num_batches}]'
-            _logger.info(f'{where} loss {float(loss.detach()):.4f} {speed:.0f} images/s')
+            _logger.info(f'{where} loss {float(loss):.4f} {speed:.0f} images/s')
         if saves:
             save(progress)
         waiting_since = time.perf_counter()
@@ -150,7 +148,8 @@ def _describe_step(task: SupernetTask, optimizer: torch.optim.Optimizer, progres
     step = task.step - 1 - back
     where = f'step {step} (epoch {progress.epoch}, batch {progress.batch - 1 - back}'
     if isinstance(task.model, Supernet):
-        where += f', architecture {task.model.space.format(arch_of_step(task.model.space, task.seed, step))}'
+        space = task.model.space
+        where += f', architecture {" ".join(map(space.format, archs_of_step(space, task.seed, step, task.sampling)))}'
     return f'{where}, learning rate {optimizer.param_groups[0]["lr"]:g})'
 
 
@@ -161,9 +160,9 @@ def evaluate_fixed_archs(task: SupernetTask, archs: list[Arch], data: Evaluation
     """
     started = time.perf_counter()
     if isinstance(task.model, Supernet):
-        if untrained := untrained_contexts(task.model, archs, task.counts_since_split):
-            _logger.warning(f'{len(untrained)} weight sets are validated that have not been trained since the split, '
-                            f'first {untrained[0]}')  # fmt: skip
+        untrained = untrained_choices(task.model, task.counts_since_split)
+        if warning := describe_untrained(task.model.space, archs, untrained):
+            _logger.warning(f'of what is validated, {warning}')
         results = [evaluate_subnet(task.model, arch, data) for arch in archs]
         accuracies, losses = [result.accuracy for result in results], [result.loss for result in results]
     else:

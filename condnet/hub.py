@@ -16,7 +16,8 @@ from condnet.benchmarks import BenchmarkTable
 from condnet.calibration import calibrate
 from condnet.checkpoint import load_model, save_model, training_of
 from condnet.commands import run
-from condnet.data import Images
+from condnet.data import Images, load_images
+from condnet.glyphs import render_glyphs
 from condnet.models import Supernet
 from condnet.models.pretrained import CONFIG_NAME, WEIGHTS_NAME, check_folder
 from condnet.ranking import Prediction, accuracy_and_loss, autocast
@@ -60,8 +61,10 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     table = find_table(model, dataset, args)
     best = max(predictions, key=lambda prediction: (prediction.accuracy, -prediction.loss))
     save_calibrated(model, best, calibration, validation, folder, args)
+    test, kind = find_test_images(validation, args)
     facts = {
-        **evaluate_saved(folder, validation, args),
+        **evaluate_saved(folder, test, args),
+        'kind': kind,
         'arch': model.space.format(model.space.parse(best.index)),
         'index': best.index,
         'dataset': dataset,
@@ -92,14 +95,32 @@ def save_calibrated(
     save_model(model.eval(), folder, training_of(args.checkpoint))
 
 
-def evaluate_saved(folder: Path, validation: Images, args: argparse.Namespace) -> dict[str, Any]:
+def find_test_images(validation: Images, args: argparse.Namespace) -> tuple[Images, str]:
+    """Images for the card: the data set's test images if they are there, or else the withheld ones.
+
+    The active sub-network is the best of many on the withheld images, which therefore flatter it.
+
+    Returns:
+        The images, and what to call them.
+    """
+    try:
+        if args.dataset == 'glyphs':
+            return render_glyphs(train=False), 'test images'
+        if args.dataset is None:
+            return load_images(args.data_dir, train=False), 'test images'
+    except ValueError as error:
+        _logger.info(f'no test images: {error}')
+    return validation, 'withheld images'
+
+
+def evaluate_saved(folder: Path, images: Images, args: argparse.Namespace) -> dict[str, Any]:
     """Accuracy and loss of the active sub-network of a folder, freshly loaded."""
     loaded = argparse.Namespace(**{**vars(args), 'checkpoint': str(folder)})
     model = load_supernet(loaded).eval()
-    data = prepare_data(model, validation.select(validation.targets.new_zeros(1)), validation, loaded)
+    data = prepare_data(model, images.select(images.targets.new_zeros(1)), images, loaded)
     with autocast(data):
         accuracy, loss = accuracy_and_loss(model, data)
-    return {'accuracy': accuracy, 'loss': loss, 'num_images': len(validation)}
+    return {'accuracy': accuracy, 'loss': loss, 'num_images': len(images)}
 
 
 def true_accuracy(table: BenchmarkTable | None, index: int) -> float | None:
@@ -110,7 +131,7 @@ def true_accuracy(table: BenchmarkTable | None, index: int) -> float | None:
 def make_card(name: str, facts: dict[str, Any]) -> ModelCard:
     """The model card, with the figures as metadata as well."""
     ranking, dataset = facts['ranking'], facts['dataset']
-    results = [_result(dataset, f'{dataset}, withheld training images', 'accuracy', 'Accuracy', facts['accuracy'])]
+    results = [_result(dataset, f'{dataset}, {facts["kind"]}', 'accuracy', 'Accuracy', facts['accuracy'])]
     for by in ('accuracy', 'loss', 'flops'):
         for metric in ('kendall_tau', 'top1', 'top10', 'improvement1') if by in ranking else ():
             label = f'{metric}, ranked by {by}'
@@ -175,7 +196,7 @@ the trivial baselines.
 ## The active sub-network
 
 `{f[arch]}` (index {f[index]}), of the above the best by predicted accuracy:
-{f[accuracy]:.2f} % of {f[num_images]} withheld images.{truth}
+{f[accuracy]:.2f} % of {f[num_images]} {f[kind]}.{truth}
 Computed from the saved file on {e[hardware]}, {e[amp_dtype]}, torch {e[versions][torch]}, batches of
 {e[eval_batch_size]}; BatchNorm statistics from {e[calibration][batches]} batches of {e[calibration][batch_size]}.
 They fit this sub-network only: after choosing another one, call `condnet.calibrate(m, images)`.

@@ -18,6 +18,7 @@ from datetime import timedelta
 import torch.distributed
 from torch.distributed.rendezvous import rendezvous
 
+from condnet.distributed import in_contact
 from condnet.models.supernet import Supernet
 from condnet.ranking import EvaluationData, Prediction, group_by_route, predict
 from condnet.spaces import Arch
@@ -47,7 +48,7 @@ class Team:
         Raises:
             ConnectionError: If another process is lost.
         """
-        with _in_contact():
+        with in_contact('ranking', torch.distributed.DistError):
             self.store.set('archs', json.dumps(archs))
             self.store.wait([f'beats/{rank}' for rank in range(1, self.size)])
             helpers = [_Helper(self.store, rank) for rank in range(1, self.size)]
@@ -66,7 +67,7 @@ class Team:
         Raises:
             ConnectionError: If it is lost.
         """
-        with _in_contact(), self._signs_of_life():
+        with in_contact('ranking', torch.distributed.DistError), self._signs_of_life():
             archs = [tuple(arch) for arch in json.loads(self.store.get('archs'))]
             number = -1
             for number, prediction in enumerate(self._work(model, archs, data)):
@@ -131,16 +132,6 @@ class _Helper:
                                   'computed is kept, the same command continues with it')  # fmt: skip
 
 
-@contextmanager
-def _in_contact() -> Iterator[None]:
-    """Errors of the store in one line."""
-    try:
-        yield
-    except torch.distributed.DistError as error:
-        reason = str(error).splitlines()[0]
-        raise ConnectionError(f'no contact to the other processes of the ranking: {reason}') from error
-
-
 def join_team() -> Team | None:
     """The team that torchrun has started this process in, or None if there is no other.
 
@@ -149,5 +140,5 @@ def join_team() -> Team | None:
     """
     if int(os.environ.get('WORLD_SIZE', '1')) == 1:
         return None
-    with _in_contact():
+    with in_contact('ranking', torch.distributed.DistError):
         return Team(*next(rendezvous('env://', timeout=_PATIENCE)))

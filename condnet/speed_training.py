@@ -25,6 +25,7 @@ from condnet.models import Supernet
 from condnet.spaces import Arch
 from condnet.train import create_training, parse_args
 
+_NUM_PROFILED = 10  # operators
 _MODELS = ('macro_cond_supernet', 'nb201_cond_supernet')
 
 
@@ -38,8 +39,9 @@ def measure_model(name: str, images: Images, args: argparse.Namespace) -> dict[s
     flags = parse_args(['--model', name, '--data-dir', args.data_dir, '--batch-size', str(args.batch_size)])
     flags.num_classes, flags.input_size = len(images.classes), list(images.images.shape[1:])
     flags.data_name = dataset_name(images)
-    task, optimizer, _ = create_training(flags, torch.device('cpu'))
-    model: Supernet = task.model
+    training, _ = create_training(flags, torch.device('cpu'))
+    model: Supernet = training.task.model
+    optimizer = training.optimizer
     loader = make_loader(images, model.pretrained_cfg, args.batch_size)
     batches = [batch for _, batch in zip(range(args.steps), loader, strict=False)]
     archs = model.space.sample_distinct(args.steps, 0)
@@ -68,6 +70,7 @@ def measure_model(name: str, images: Images, args: argparse.Namespace) -> dict[s
         'images_per_second': args.batch_size / (loading + seconds),
         'speedup_over_plain': sum(plain for plain, _ in plain_pairs) / sum(ours for _, ours in plain_pairs),
         'loader_speedup_over_workers': time_worker_loader(images, model.pretrained_cfg, args) / loading,
+        'profile': profile_steps(trainer, batches[:10], archs[:10]),
     }
 
 
@@ -163,6 +166,16 @@ def peak_of(trainer: Trainer, arch: Arch, batches: list[Batch]) -> float:
     return peak_memory_mb(torch.device('cpu'))
 
 
+def profile_steps(trainer: Trainer, batches: list[Batch], archs: list[Arch]) -> dict[str, float]:
+    """Where the time of a step goes: the operators that take most of it, and the share of each."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        for batch, arch in zip(batches, archs, strict=True):
+            trainer.step(batch, arch)
+    times = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    largest = sorted(times, key=lambda key: -times[key])[:_NUM_PROFILED]
+    return {key: times[key] / sum(times.values()) for key in largest}
+
+
 def added_mb(model: Supernet) -> float:
     """What the split adds: weights and as much momentum, in units of 1e6 bytes."""
     copies = [copy for b in model.choice_blocks() for o in b.space.choices for copy in list(b.weight_sets(o))[1:]]
@@ -226,7 +239,10 @@ def to_nchw(batch: Batch) -> Batch:
 
 def format_training(figures: dict[str, Any]) -> str:
     """A small table for the terminal."""
-    names = list(dict.fromkeys(name for row in figures.values() for name in row))
+    names = list(dict.fromkeys(name for row in figures.values() for name in row if name != 'profile'))
     lines = [f'{"":<40}' + ''.join(f'{space:>10}' for space in figures)]
     lines += [f'{name:<40}' + ''.join(f'{row[name]:>10.3f}' for row in figures.values()) for name in names]
+    for space, row in figures.items():
+        shares = ', '.join(f'{key.removeprefix("aten::")} {share:.0%}' for key, share in row['profile'].items())
+        lines.append(f'{space}, time of a step by operator: {shares}')
     return '\n'.join(lines)

@@ -1,6 +1,7 @@
 """The training task: timm's classification task, plus the architecture of each step and the split."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -9,32 +10,56 @@ from timm.task import ClassificationTask
 from torch import nn
 
 from condnet.choice import split_supernet
-from condnet.counts import Choice, choices_of
+from condnet.counts import Choice, choices_of, untrained_choices
 from condnet.models.supernet import Supernet
 from condnet.spaces import Arch, SearchSpace
 
+SAMPLINGS = ('uniform', 'fair')
 
-def arch_of_step(space: SearchSpace, seed: int, step: int) -> Arch:
-    """The architecture that a step trains, drawn uniformly (SPOS).
 
-    It depends on nothing but the seed and the step: it is the same on every rank, and after a resume.
+def archs_of_step(space: SearchSpace, seed: int, step: int, sampling: str = 'uniform') -> list[Arch]:
+    """The architectures that a step trains before the weights are updated.
+
+    They depend on nothing but the seed and the step: they are the same on every rank, and after a resume.
+
+    Args:
+        space: Search space.
+        seed: Seed of the training.
+        step: Number of the step.
+        sampling: `uniform`: one architecture, drawn uniformly (SPOS). `fair`: as many as there are operations, so that
+            each decision takes every operation exactly once, in random order (strict fairness; FairNAS, Chu et al.,
+            2021).
     """
     mixed = int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
-    return space.sample(torch.Generator().manual_seed(mixed))
+    generator = torch.Generator().manual_seed(mixed)
+    if sampling == 'uniform':
+        return [space.sample(generator)]
+    orders = [torch.randperm(len(space.choices), generator=generator).tolist() for _ in space.predecessors]
+    return [tuple(space.choices[i] for i in at_once) for at_once in zip(*orders, strict=True)]
 
 
 class SupernetTask(ClassificationTask):
-    """Trains one uniformly sampled sub-network per step. An ordinary network is trained as it is.
+    """Trains sampled sub-networks of a super-network. An ordinary network is trained as it is.
 
     Args:
         model: Super-network, or stand-alone network.
         seed: Seed of the architectures.
         device: Where the model is.
+        sampling: How they are drawn, see `archs_of_step`.
+        shares_momentum: Whether the copies that the split makes of a weight go on with one momentum for all of them, as
+            in the authors' code; or else each has its own.
     """
 
-    def __init__(self, model: nn.Module, seed: int = 0, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        seed: int = 0,
+        device: torch.device | None = None,
+        sampling: str = 'uniform',
+        shares_momentum: bool = False,
+    ) -> None:
         super().__init__(model, criterion=nn.CrossEntropyLoss(), device=device, verbose=False)
-        self.seed = seed
+        self.seed, self.sampling, self.shares_momentum = seed, sampling, shares_momentum
         self.step = 0  # steps begun so far
         self.counts: Counter[Choice] = Counter()  # how many of them trained an operation in a context
         self.counts_since_split: Counter[Choice] = Counter()
@@ -44,17 +69,20 @@ class SupernetTask(ClassificationTask):
         """The super-network or stand-alone network (timm's models have no common type)."""
         return self.trainable_module
 
-    def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Loss and logits of the step's sub-network, for images (B, C, H, W) and labels (B,)."""
-        if isinstance(self.model, Supernet):
-            arch = arch_of_step(self.model.space, self.seed, self.step)
+    def next_subnets(self) -> Iterator[None]:
+        """Begin a step: activate one after the other what it trains. `forward` then gives the active one's loss."""
+        step = self.step
+        self.step += 1
+        if not isinstance(self.model, Supernet):
+            yield
+            return
+        for arch in archs_of_step(self.model.space, self.seed, step, self.sampling):
             self.model.set_active_subnet(arch)
             choices = choices_of(self.model.space, arch)
             self.counts.update(choices)
             if self.model.is_split:
                 self.counts_since_split.update(choices)
-        self.step += 1
-        return super().forward(input, target)
+            yield
 
     def split(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Split the super-network, its optimizer's state and its averaged weights.
@@ -66,14 +94,29 @@ class SupernetTask(ClassificationTask):
             raise ValueError(f'only a super-network can be split, not {type(self.model).__name__}')
         ema = self.get_trainable_module(ema=True)
         split_supernet(self.model, optimizer, None if ema is None else cast(Supernet, ema.module))
+        if optimizer is not None:
+            self.share_momentum(optimizer)
+
+    def share_momentum(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the copies of a weight share one optimizer state, if they are to; after the split and after a load."""
+        if not self.shares_momentum:
+            return
+        for block in self.model.choice_blocks():
+            for operation in block.space.choices:
+                source, *copies = block.weight_sets(operation)
+                for module in copies:
+                    for parameter, copied in zip(source.parameters(), module.parameters(), strict=True):
+                        optimizer.state[copied] = optimizer.state[parameter]
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
         if ema:
             return {}
+        is_supernet = isinstance(self.model, Supernet)
         return {
             'step': self.step,
             'seed': self.seed,
-            'split': isinstance(self.model, Supernet) and self.model.is_split,
+            'split': is_supernet and self.model.is_split,
+            'untrained': untrained_choices(self.model, self.counts_since_split) if is_supernet else [],
             'counts': dict(self.counts),
             'counts_since_split': dict(self.counts_since_split),
         }

@@ -29,8 +29,8 @@ from condnet.checkpoint import (
     training_checkpoints,
     write_file,
 )
-from condnet.commands import DATASET_HELP, ModelKwargs, find_device, open_images, run
-from condnet.counts import counts_table, untrained_contexts
+from condnet.commands import DATASET_HELP, ModelKwargs, open_images, run
+from condnet.counts import counts_table, describe_untrained, untrained_choices
 from condnet.data import (
     Images,
     InMemoryLoader,
@@ -41,11 +41,13 @@ from condnet.data import (
     timm_images,
     withheld_indices,
 )
+from condnet.distributed import Group, join_group
 from condnet.engine import Progress, evaluate_fixed_archs, train_one_epoch
 from condnet.models import Supernet
 from condnet.ranking import CALIBRATION_BATCH_SIZE, EvaluationData, choose_images, evaluation_data
 from condnet.recipes import find_recipe
-from condnet.task import SupernetTask
+from condnet.step import TrainingStep, compile_model
+from condnet.task import SAMPLINGS, SupernetTask
 
 _logger = logging.getLogger('train')
 
@@ -67,7 +69,20 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--model', default='nb201_cond_supernet', help='name of a timm model')
     group.add_argument('--model-kwargs', nargs='*', default={}, action=ModelKwargs, help='space=no_zero, arch=..., ...')
     group.add_argument('--channels-last', action=argparse.BooleanOptionalAction, default=True, help='memory layout')
-    group.add_argument('--device', default='cpu', help='device to train on')
+    group.add_argument('--device', default='cpu', help='device to train on; cuda: under torchrun a GPU per process')
+    group.add_argument('--amp', action='store_true', help='mixed precision')
+    group.add_argument('--amp-dtype', choices=('bfloat16', 'float16'), default='bfloat16', help='its data type; with '
+                       'float16 the loss is scaled')  # fmt: skip
+    group.add_argument('--torchcompile', action='store_true', help='compile the candidate operations (or a whole '
+                       'stand-alone network)')  # fmt: skip
+    group.add_argument('--sync-bn', action='store_true', help='several GPUs normalise a batch together')
+    group = parser.add_argument_group('method')
+    group.add_argument('--sampling', choices=SAMPLINGS, default='uniform', help='one architecture per step, or (fair) '
+                       'as many as there are operations, so that each is trained once before an update')  # fmt: skip
+    group.add_argument('--share-momentum', action='store_true', help="the authors' variant: the copies of a weight "
+                       'have one momentum')  # fmt: skip
+    group.add_argument('--update-unsampled', action='store_true', help="the authors' variant: weights that are not "
+                       'sampled decay and follow their momentum')  # fmt: skip
     group = parser.add_argument_group('schedule')
     group.add_argument('--epochs', type=int, default=250, help='epochs of the schedule')
     group.add_argument('--split-epoch', type=int, default=0, help='split after so many epochs; 0 for never')
@@ -78,7 +93,9 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--recovery-interval', type=int, default=0, help='also write a checkpoint every so many batches '
                        'of an epoch; 0 for only after it')  # fmt: skip
     group.add_argument('--keep-epochs', type=int, nargs='*', default=[], help='keep the checkpoints after these epochs')
-    group.add_argument('--batch-size', type=int, default=256)
+    group.add_argument('--batch-size', type=int, default=256, help='images per update, over all processes')
+    group.add_argument('--grad-accum-steps', type=int, default=1, help='parts into which a process divides its share '
+                       'of a batch to save memory; BatchNorm normalises each for itself')  # fmt: skip
     group.add_argument('--seed', type=int, default=0, help='seed of weights, architectures, data order, augmentation')
     group = parser.add_argument_group('optimizer')
     group.add_argument('--opt', default='momentum', help="timm optimizer (timm's 'sgd' is Nesterov, 'momentum' is not)")
@@ -134,6 +151,8 @@ def read_recipe(name: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
         is_list = isinstance(value, list) == (actions[key].nargs in ('*', 3) and expected is not dict)
         if not is_list or not all(type(v) is expected or (expected is float and type(v) is int) for v in values):
             raise ValueError(f'recipe {name}: {key} is {value!r}, which the flag does not take')
+        if (choices := actions[key].choices) and value not in choices:
+            raise ValueError(f'recipe {name}: {key} is {value!r}, expected one of {", ".join(choices)}')
     return recipe
 
 
@@ -146,7 +165,8 @@ def _setting_type(action: argparse.Action) -> type:
 
 
 def _check_args(args: argparse.Namespace) -> None:
-    for name in ('epochs', 'batch_size', 'eval_archs', 'eval_batches', 'eval_images', 'log_interval'):
+    for name in ('epochs', 'batch_size', 'eval_archs', 'eval_batches', 'eval_images', 'log_interval',
+                 'grad_accum_steps'):  # fmt: skip
         if getattr(args, name) < 1:
             raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
     for name in ('seed', 'recovery_interval'):
@@ -170,25 +190,27 @@ def train(args: argparse.Namespace) -> None:
         ValueError: If settings, data and checkpoint do not fit together, and then nothing is written; or if training
             cannot go on, because it has diverged or the disk is full.
     """
-    device = find_device(args.device)
-    path, checkpoint = find_checkpoint(args)
-    source = open_data(args)
-    task, optimizer, scheduler = create_training(args, device)
-    progress = resume(task, optimizer, checkpoint, args) if checkpoint else Progress()
-    batches, data = create_data(args, source, task.model.pretrained_cfg, device)
-    output = prepare_output(args, path)
+    group, device = join_group(args.device)
+    args.num_processes = group.size
+    path, checkpoint = group.from_first(lambda: find_checkpoint(args))
+    with group.first_ahead(args.download):
+        source = open_data(args)
+        step, scheduler = create_training(args, device, group)
+        progress = resume(step, checkpoint, args) if checkpoint else Progress()
+        batches, data = create_data(args, source, step.task.model.pretrained_cfg, device, group)
+    output = group.from_first(lambda: prepare_output(args, path))
     try:
-        train_epochs(args, task, optimizer, scheduler, progress, batches, data, output)
+        train_epochs(args, step, scheduler, progress, batches, data, output)
     except (FloatingPointError, OSError) as error:
         last = output / LAST
         kept = f'the last good checkpoint is {last}' if last.exists() else 'no checkpoint was written before'
         raise ValueError(f'{error}; {kept}') from error
+    group.leave()
 
 
 def train_epochs(
     args: argparse.Namespace,
-    task: SupernetTask,
-    optimizer: torch.optim.Optimizer,
+    step: TrainingStep,
     scheduler: Scheduler,
     progress: Progress,
     batches: InMemoryLoader | TimmLoader,
@@ -202,30 +224,34 @@ def train_epochs(
 
     Raises:
         FloatingPointError: If loss or weights are not finite.
-        OSError: If a file cannot be written.
+        OSError: If a file cannot be written, or another process is lost.
     """
-    save = functools.partial(save_checkpoint, args, task, optimizer, output)
+    task, optimizer, group = step.task, step.optimizer, step.group
+    save = functools.partial(save_checkpoint, args, step, output)
     archs = fixed_archs(task.model, args.eval_archs)
-    write_records(args, task, progress, output)
+    group.from_first(lambda: write_records(args, task, progress, output))
     for epoch in range(progress.epoch, min(args.epochs, args.stop_epoch or args.epochs)):
         if 0 < epoch == args.split_epoch and not task.get_task_state()['split']:
             task.split(optimizer)
+            if args.torchcompile:
+                compile_model(task.model)
             _logger.info(f'split: {task.model.num_weight_sets} weight sets')
         lr = optimizer.param_groups[0]['lr']
         batches.set_epoch(epoch)
-        metrics = train_one_epoch(task, optimizer, batches, progress, args.log_interval, args.recovery_interval, save)
+        metrics = train_one_epoch(step, batches, progress, args.log_interval, args.recovery_interval, save)
+        average_statistics(step)
         scheduler.step(epoch + 1)
         due = args.eval_interval and ((epoch + 1) % args.eval_interval == 0 or epoch == args.epochs - 1)
         eval_metrics = evaluate_fixed_archs(task, archs, data) if data and due else dict.fromkeys(_EVAL_METRICS, '')
         row = {'epoch': epoch} | _prefixed('train_', metrics) | _prefixed('eval_', eval_metrics) | {'lr': lr}
         progress = Progress(epoch + 1, summary=[*progress.summary, row])
         save(progress)
-        write_records(args, task, progress, output)
+        group.from_first(functools.partial(write_records, args, task, progress, output))
         _logger.info(f'epoch {epoch} done: {json.dumps(row)}')
     if isinstance(task.model, Supernet):
-        if untrained := untrained_contexts(task.model, task.model.space, task.counts_since_split):
-            _logger.warning(f'{len(untrained)} weight sets have not been trained since the split, first '
-                            f'{untrained[0]}; see {output / "counts.csv"}')  # fmt: skip
+        untrained = untrained_choices(task.model, task.counts_since_split)
+        if warning := describe_untrained(task.model.space, task.model.space, untrained):
+            _logger.warning(f'{warning}; see {output / "counts.csv"}')
 
 
 _EVAL_METRICS = ('loss', 'accuracy', 'seconds')
@@ -253,10 +279,25 @@ def _is_same(one: str | Path, other: str | Path) -> bool:
     return Path(one).resolve() == Path(other).resolve()
 
 
+def average_statistics(step: TrainingStep) -> None:
+    """Give all processes the same running BatchNorm statistics.
+
+    Raises:
+        ConnectionError: If another process is lost.
+    """
+    averaged = step.task.get_trainable_module(ema=True)
+    step.group.average_statistics(step.task.model, *([] if averaged is None else [averaged]))
+
+
 def create_training(
-    args: argparse.Namespace, device: torch.device
-) -> tuple[SupernetTask, torch.optim.Optimizer, Scheduler]:
-    """Model in its task, optimizer and scheduler, all as before the first step."""
+    args: argparse.Namespace, device: torch.device, group: Group | None = None
+) -> tuple[TrainingStep, Scheduler]:
+    """Model in its task, optimizer and scheduler, all as before the first step.
+
+    Raises:
+        ValueError: If the model cannot be built, or does not go with a setting.
+    """
+    group = group or Group()
     torch.manual_seed(args.seed)
     kwargs = dict(args.model_kwargs)
     if kwargs.pop('split', False):
@@ -273,24 +314,38 @@ def create_training(
         raise ValueError(f'cannot build the model {args.model!r}: {error}') from error
     if args.split_epoch and not isinstance(model, Supernet):
         raise ValueError(f'--split-epoch needs a super-network, {args.model} is none')
+    if args.sync_bn:
+        if device.type != 'cuda' or group.size == 1:
+            raise ValueError('--sync-bn needs several processes with a GPU each (torchrun, --device cuda)')
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device).to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
-    task = SupernetTask(model, args.seed, device)
-    optimizer = create_optimizer_v2(model, args.opt, lr=args.lr, weight_decay=args.weight_decay, momentum=args.momentum)
+    task = SupernetTask(model, args.seed, device, args.sampling, args.share_momentum)
+    optimizer = create_optimizer_v2(
+        model,
+        args.opt,
+        lr=args.lr,
+        weight_decay=args.weight_decay,
+        momentum=args.momentum,
+        foreach=False if args.share_momentum else None,  # what weights share is updated for one after the other
+    )
     scheduler, _ = create_scheduler_v2(optimizer, args.sched, num_epochs=args.epochs, min_lr=args.min_lr)
     if args.model_ema:
         task.setup_ema(decay=args.model_ema_decay)
-    return task, optimizer, scheduler
+    if args.torchcompile:
+        compile_model(model)
+    amp_dtype = getattr(torch, args.amp_dtype) if args.amp else None
+    step = TrainingStep(task, optimizer, group, args.grad_accum_steps, amp_dtype, args.update_unsampled)
+    return step, scheduler
 
 
 # What must be the same for a resumed training to be the one that was interrupted.
 _SAME = ('model', 'model_kwargs', 'num_classes', 'input_size', 'data_name', 'data_sha256', 'epochs',
           'batch_size', 'seed', 'opt', 'lr', 'min_lr', 'sched', 'momentum',
-         'weight_decay', 'model_ema', 'model_ema_decay', 'channels_last')  # fmt: skip
+         'weight_decay', 'model_ema', 'model_ema_decay', 'channels_last', 'amp', 'amp_dtype', 'sampling',
+         'share_momentum', 'update_unsampled')  # fmt: skip
 
 
-def resume(
-    task: SupernetTask, optimizer: torch.optim.Optimizer, checkpoint: dict[str, Any], args: argparse.Namespace
-) -> Progress:
+def resume(step: TrainingStep, checkpoint: dict[str, Any], args: argparse.Namespace) -> Progress:
     """Continue a checkpoint. The learning rate comes with the optimizer.
 
     Returns:
@@ -299,6 +354,7 @@ def resume(
     Raises:
         ValueError: If the checkpoint is of another training, or the split does not fit it.
     """
+    task, optimizer = step.task, step.optimizer
     before = vars(checkpoint['args'])
     for name in _SAME:
         if before.get(name) != getattr(args, name):
@@ -319,11 +375,16 @@ def resume(
         )
     if is_split:
         task.split(optimizer)
+        if args.torchcompile:
+            compile_model(task.model)
     try:
         task.load_checkpoint_state(checkpoint['state_dict'], checkpoint['task_state'])
         if args.model_ema:
             task.load_checkpoint_state(checkpoint['state_dict_ema'], ema=True)
         optimizer.load_state_dict(checkpoint['optimizer'])
+        if is_split:
+            task.share_momentum(optimizer)
+        step.scaler.load_state_dict(checkpoint['scaler'])
     except (KeyError, RuntimeError) as error:
         raise ValueError(f'{args.resume} does not fit {args.model}: {str(error).splitlines()[0]}') from error
     set_random_state(checkpoint['random_state'], task.device)
@@ -361,9 +422,17 @@ def open_data(args: argparse.Namespace) -> Images | None:
 
 
 def create_data(
-    args: argparse.Namespace, images: Images | None, config: dict[str, Any], device: torch.device
+    args: argparse.Namespace, images: Images | None, config: dict[str, Any], device: torch.device, group: Group
 ) -> tuple[InMemoryLoader | TimmLoader, EvaluationData | None]:
-    """Batches to train on, and the data of the check after an epoch, if there is to be one."""
+    """Batches to train on, this process's share, and the data of the check after an epoch, if there is to be one.
+
+    Raises:
+        ValueError: If there are too few images, or a batch cannot be shared.
+    """
+    share, rest = divmod(args.batch_size, group.size)
+    if rest or share < args.grad_accum_steps:
+        raise ValueError(f'--batch-size is {args.batch_size}, expected a multiple of the {group.size} processes, with '
+                         f'at least {args.grad_accum_steps} images for each (--grad-accum-steps)')  # fmt: skip
     batches: InMemoryLoader | TimmLoader
     if images is None:
         batches = create_timm_loader(
@@ -371,13 +440,14 @@ def create_data(
             args.data_dir,
             args.train_split,
             input_size=tuple(args.input_size),
-            batch_size=args.batch_size,
+            batch_size=share,
             mean=config['mean'],
             std=config['std'],
             seed=args.seed,
             workers=args.workers,
             device=device,
             download=args.download,
+            distributed=group.size > 1,
         )
     else:
         batches = InMemoryLoader(
@@ -388,6 +458,8 @@ def create_data(
             seed=args.seed,
             device=device,
             channels_last=args.channels_last,
+            rank=group.rank,
+            world_size=group.size,
             **(glyphs.AUGMENTATION if args.data_name == 'glyphs' else {}),
         )
     if len(batches) == 0:
@@ -433,23 +505,28 @@ def prepare_output(args: argparse.Namespace, resumed: Path | None) -> Path:
     return output
 
 
-def save_checkpoint(
-    args: argparse.Namespace, task: SupernetTask, optimizer: torch.optim.Optimizer, output: Path, progress: Progress
-) -> None:
-    """Write everything that the training goes on from.
+def save_checkpoint(args: argparse.Namespace, step: TrainingStep, output: Path, progress: Progress) -> None:
+    """Have the first process write everything that the training goes on from.
 
     Raises:
-        OSError: If the file cannot be written.
+        OSError: If the file cannot be written, or another process is lost.
     """
+    average_statistics(step)
+    step.group.from_first(lambda: save_training_checkpoint(output, training_state(args, step, progress)))
+
+
+def training_state(args: argparse.Namespace, step: TrainingStep, progress: Progress) -> dict[str, Any]:
+    """Everything that the training goes on from."""
+    task = step.task
     state = {
         'epoch': progress.epoch - 1,  # the last whole one
         'args': args,
         'progress': vars(progress),
-        'optimizer': optimizer.state_dict(),
+        'optimizer': step.optimizer.state_dict(),
+        'scaler': step.scaler.state_dict(),
         'random_state': random_state(task.device),
     }
-    state |= task.get_checkpoint_state() | task.get_checkpoint_state(ema=True)
-    save_training_checkpoint(output, state)
+    return state | task.get_checkpoint_state() | task.get_checkpoint_state(ema=True)
 
 
 def write_records(args: argparse.Namespace, task: SupernetTask, progress: Progress, output: Path) -> None:

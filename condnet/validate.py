@@ -16,6 +16,7 @@ import condnet
 from condnet.benchmarks import FILE_NAMES, PACKAGED_TABLES, BenchmarkTable, holds_table, load_benchmark
 from condnet.checkpoint import load_model, sha256, training_of
 from condnet.commands import DATASET_HELP, find_device, hardware_name, open_images, run
+from condnet.counts import describe_untrained
 from condnet.data import Images, check_size, dataset_name, timm_images
 from condnet.models import Supernet
 from condnet.ranking import (
@@ -116,6 +117,8 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
     is_ranking = len(given) > 1 or (not given and args.num_archs != '1')  # one architecture has no rank
     table = find_table(model, name, args) if is_ranking else None
     archs = sorted(given, key=model.space.index) or draw_archs(model.space, table, args)
+    if warning := describe_untrained(model.space, archs, training_of(args.checkpoint).get('untrained', [])):
+        _logger.warning(f'of what is ranked, {warning}')
     if table is not None:
         table = table.select([model.space.index(arch) for arch in archs])
     data = prepare_data(model, calibration, validation, args)

@@ -14,9 +14,11 @@ from timm.optim import create_optimizer_v2
 import condnet  # noqa: F401  # registers the models
 from condnet.data import CIFAR10_CLASSES
 from condnet.spaces import get_space
+from condnet.step import TrainingStep
 from condnet.task import SupernetTask
 
 MODELS = ('nb201_cond_supernet', 'macro_cond_supernet')
+SMALL = {'nb201_cond_supernet': {'cells_per_stage': 1, 'channels': (8, 8, 8)}, 'macro_cond_supernet': {}}
 
 
 # Bit-identity is claimed for equal threads; with one, a busy machine does not stall the tests.
@@ -42,12 +44,8 @@ def make_training(name: str, lr: float = 0.025, ema: bool = False, **kwargs):
 
 
 def train_step(task, optimizer, images, targets) -> None:
-    """One step as `engine.train_one_epoch` does it."""
-    loss = task(images, targets)['loss']
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    task.update_ema()
+    """One step of training."""
+    TrainingStep(task, optimizer)(images, targets)
 
 
 def random_batch(size: int = 8, seed: int = 0):

@@ -8,7 +8,7 @@ import torch
 from conftest import MODELS, make_training, random_batch, train_step
 
 from condnet.choice import split_supernet
-from condnet.task import arch_of_step
+from condnet.task import archs_of_step
 
 
 @pytest.fixture(scope='module', params=MODELS)
@@ -153,9 +153,9 @@ def test_learning_rate_schedule_reaches_the_copies():
 
 def test_architecture_of_a_step_depends_on_seed_and_step_alone():
     space = timm.create_model('nb201_cond_supernet').space
-    drawn = [arch_of_step(space, 3, step) for step in range(1000)]
+    drawn = [archs_of_step(space, 3, step)[0] for step in range(1000)]
     torch.manual_seed(123)
-    assert [arch_of_step(space, 3, step) for step in reversed(range(1000))][::-1] == drawn
-    assert drawn != [arch_of_step(space, 4, step) for step in range(1000)]
+    assert [archs_of_step(space, 3, step)[0] for step in reversed(range(1000))][::-1] == drawn
+    assert drawn != [archs_of_step(space, 4, step)[0] for step in range(1000)]
     counts = [sum(arch[0] == operation for arch in drawn) for operation in range(5)]
     assert min(counts) > 140 and max(counts) < 260  # 200 expected, standard deviation 13

@@ -12,11 +12,12 @@ from conftest import make_training, random_batch, train_args, train_step
 from kill_training import die_at, differences, final_state, seconds_of_children, start, wait
 
 from condnet.checkpoint import LAST, PREVIOUS, find_training_checkpoint, read_training_checkpoint
-from condnet.counts import choices_of, untrained_contexts
+from condnet.counts import choices_of, describe_untrained, untrained_choices
 from condnet.data import Images, InMemoryLoader
 from condnet.engine import Progress, check_losses, train_one_epoch
 from condnet.spaces import get_space
-from condnet.task import arch_of_step
+from condnet.step import TrainingStep
+from condnet.task import archs_of_step
 from condnet.train import main
 
 RECOVERY = (
@@ -168,7 +169,7 @@ def test_divergence_stops_with_what_it_takes_to_understand_it(tiny_data, tmp_pat
     space = get_space('nb201')
     error = error_of(train_args(tiny_data, tmp_path, '--lr', '1e14', '--recovery-interval', '1'), capsys)
     step = read_training_checkpoint(tmp_path / LAST)['task_state']['step']  # counted from 0: the one that failed
-    where = f'step {step} (epoch 0, batch {step}, architecture {space.format(arch_of_step(space, 0, step))}'
+    where = f'step {step} (epoch 0, batch {step}, architecture {space.format(archs_of_step(space, 0, step)[0])}'
     assert f'{where}, learning rate 1e+14)' in error and f'the last good checkpoint is {tmp_path / LAST}' in error
     values = read_training_checkpoint(tmp_path / LAST)['state_dict'].values()
     assert all(value.isfinite().all() for value in values)
@@ -184,7 +185,7 @@ def test_the_first_bad_loss_of_several_is_named():
     task, optimizer = make_training('nb201_cond_supernet', cells_per_stage=1, channels=(8, 8, 8))
     task.step, losses = 20, torch.tensor([1.0, 2.0, float('inf'), float('nan')]).unbind()
     check_losses(task, optimizer, list(losses[:2]), Progress(1, 10))
-    arch = task.model.space.format(arch_of_step(task.model.space, 0, 18))
+    arch = task.model.space.format(archs_of_step(task.model.space, 0, 18)[0])
     with pytest.raises(FloatingPointError) as error:
         check_losses(task, optimizer, list(losses), Progress(1, 10))
     assert f'the loss is inf at step 18 (epoch 1, batch 8, architecture {arch}' in str(error.value)
@@ -196,13 +197,13 @@ def test_weights_ruined_by_a_finite_loss_are_not_saved():
     images = Images(torch.zeros(8, 3, 32, 32, dtype=torch.uint8), torch.arange(8), ())
     batches, saved = InMemoryLoader(images, 4, (0.5,) * 3, (0.5,) * 3), []
     with pytest.raises(FloatingPointError, match='head.weight is not finite after step 0'):
-        train_one_epoch(task, optimizer, batches, Progress(), save_interval=1, save=saved.append)
+        train_one_epoch(TrainingStep(task, optimizer), batches, Progress(), save_interval=1, save=saved.append)
     assert not saved
 
 
 def test_counts_are_those_of_the_steps(left_alone):
     space = get_space('nb201')
-    steps = [choices_of(space, arch_of_step(space, 0, step)) for step in range(16)]
+    steps = [choices_of(space, archs_of_step(space, 0, step)[0]) for step in range(16)]
     expected = Counter(choice for choices in steps for choice in choices)
     since_split = Counter(choice for choices in steps[8:] for choice in choices)
     with (left_alone[0] / 'counts.csv').open() as file:
@@ -215,18 +216,22 @@ def test_counts_are_those_of_the_steps(left_alone):
     assert last['after'] == 'skip_connect nor_conv_1x1'  # on the edges 0->2 and 1->2
 
 
-def test_untrained_contexts_are_reported():
+def test_untrained_weight_sets_are_reported():
     task, optimizer = make_training('nb201_cond_supernet', cells_per_stage=1, channels=(8, 8, 8))
     space = task.model.space
     train_step(task, optimizer, *random_batch())
-    assert untrained_contexts(task.model, space, task.counts_since_split) == []  # before the split all are one
+    assert untrained_choices(task.model, task.counts_since_split) == []  # before the split all are one
     task.split(optimizer)
-    trained = arch_of_step(space, 0, task.step)
+    trained = archs_of_step(space, 0, task.step)[0]
     train_step(task, optimizer, *random_batch())
-    assert untrained_contexts(task.model, [trained], task.counts_since_split) == []
+    untrained = task.get_task_state()['untrained']
+    assert describe_untrained(space, [trained], untrained) is None
     num_weighted = 3 * (1 + 1 + 5 + 1 + 5 + 25)  # two convolutions and the linear skip
-    num_trained = sum(operation in (1, 2, 3) for operation in trained)
-    assert len(untrained_contexts(task.model, space, task.counts_since_split)) == num_weighted - num_trained
+    assert len(untrained) == num_weighted - sum(operation in (1, 2, 3) for operation in trained)
+    message = describe_untrained(space, [trained, (3, 2, 2, 2, 2, 2)], [[3, 2, 0], [5, 2, 12], [5, 3, 12]])
+    assert (
+        message == '2 weight sets have not been trained since the split, first nor_conv_1x1 at decision 3 in context 0'
+    )
 
 
 def test_untrained_contexts_are_warned_of(left_alone):

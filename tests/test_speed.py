@@ -71,6 +71,8 @@ def test_figures_of_training(tiny_data, tmp_path, monkeypatch):
     figures = json.loads(file.read_text())['nb201']
     assert {'supernet_over_standalone', 'split_over_unsplit', 'memory_split_over_unsplit', 'loader_share',
             'images_per_second', 'speedup_over_plain'} <= figures.keys()  # fmt: skip
+    profile = figures.pop('profile')
+    assert 'aten::mkldnn_convolution' in profile and 0.3 < sum(profile.values()) <= 1
     assert all(value > 0 for value in figures.values())
     added = (4_567_642 - 782_938) * 4 * 2 / 1e6  # the paper's sizes; fp32 weights and momentum
     assert math.isclose(figures['added_weights_and_momentum_mb'], added)

@@ -1,0 +1,89 @@
+"""One training step: what is computed between a batch and the updated weights, and in which precision."""
+
+import torch
+from torch import nn
+
+from condnet.choice import has_weights
+from condnet.distributed import Group
+from condnet.models.supernet import Supernet
+from condnet.task import SupernetTask
+
+
+class TrainingStep:
+    """Trains the architectures of a step on a batch.
+
+    Args:
+        task: Model and loss.
+        optimizer: Optimizer of the model.
+        group: The processes that train together; each has its own share of every batch.
+        num_parts: Into how many parts a process divides its share, to save memory (gradient accumulation). BatchNorm
+            normalises each part for itself, as it does the shares of several processes.
+        amp_dtype: Data type of autocast, or None for none; float16 comes with loss scaling.
+        updates_unsampled: Whether weights that are not sampled decay and follow their momentum, as in the authors'
+            code; or else they stay as they are.
+    """
+
+    def __init__(
+        self,
+        task: SupernetTask,
+        optimizer: torch.optim.Optimizer,
+        group: Group | None = None,
+        num_parts: int = 1,
+        amp_dtype: torch.dtype | None = None,
+        updates_unsampled: bool = False,
+    ) -> None:
+        self.task, self.optimizer, self.group = task, optimizer, group or Group()
+        self.num_parts, self.amp_dtype, self.updates_unsampled = num_parts, amp_dtype, updates_unsampled
+        self.scaler = torch.amp.GradScaler(task.device.type, enabled=amp_dtype == torch.float16)
+
+    def __call__(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Update the weights.
+
+        Args:
+            input: Images (B, C, H, W), this process's share.
+            target: Labels (B,).
+
+        Returns:
+            The mean loss () over the images of all processes, and over the architectures of the step.
+
+        Raises:
+            ConnectionError: If another process is lost.
+        """
+        self.optimizer.zero_grad(set_to_none=True)  # what is not sampled has no gradient, and stays as it is
+        parts = list(zip(input.tensor_split(self.num_parts), target.tensor_split(self.num_parts), strict=True))
+        losses = []
+        for _ in self.task.next_subnets():
+            for images, labels in parts:
+                with torch.autocast(self.task.device.type, self.amp_dtype, self.amp_dtype is not None):
+                    loss = self.task(images, labels)['loss'] * (len(images) / len(input))
+                self.scaler.scale(loss).backward()
+                losses.append(loss.detach())
+        mean = torch.stack(losses).sum() * (len(parts) / len(losses))
+        parameters = [p for group in self.optimizer.param_groups for p in group['params']]
+        self.group.average([mean, *(p.grad for p in parameters if p.grad is not None)])
+        if self.updates_unsampled:
+            for parameter in parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.task.update_ema(step=self.task.step)
+        return mean
+
+
+def compile_model(model: nn.Module) -> None:
+    """Compile every candidate operation of a super-network, or a stand-alone network as a whole.
+
+    The super-network as a whole would be compiled again for every architecture. Call it again after the split: the
+    copies are not compiled. Weight sets that differ in nothing but their weights share the compiled code.
+    """
+    # Stages, operations, modes and the last batch differ in shapes: more than the 8 variants that torch allows for.
+    torch._dynamo.config.recompile_limit = 256
+    if not isinstance(model, Supernet):
+        model.compile()
+        return
+    for block in model.choice_blocks():
+        for operation in model.space.choices:
+            for module in block.weight_sets(operation):
+                if has_weights(module):
+                    module.compile()

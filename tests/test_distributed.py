@@ -1,0 +1,126 @@
+"""Training in several processes: the same as in one, also after the split, and what happens when one is lost."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MODELS, train_args
+from train_worker import train
+
+import condnet
+from condnet.checkpoint import LAST, read_training_checkpoint
+from condnet.distributed import Group
+from condnet.train import main
+
+_TESTS = Path(__file__).parent
+
+
+def start(command: list[str], size: int = 2) -> list[subprocess.Popen]:
+    """Start processes as torchrun does, but let nobody end the others when one is lost."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    shared = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'WORLD_SIZE': str(size), 'OMP_NUM_THREADS': '1'}
+    shared['PYTHONPATH'] = str(Path(condnet.__file__).parent.parent)
+    return [
+        subprocess.Popen(
+            [sys.executable, *command],
+            env=os.environ | shared | {'RANK': str(rank), 'LOCAL_RANK': str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+
+
+def finish(processes: list[subprocess.Popen], timeout: float = 120) -> list[tuple[int, str]]:
+    """Exit status and standard error of each."""
+    try:
+        errors = [process.communicate(timeout=timeout)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
+
+
+def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert (value - other[key]).norm() <= 1e-4 * other[key].norm() + 1e-6, key
+
+
+@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('mode', ['train', 'eval'])
+def test_two_ranks_equal_one_process(name, mode, tmp_path):
+    """In training mode, one that normalises the two halves of a batch for themselves; else one with whole batches."""
+    ends = finish(start([str(_TESTS / 'train_worker.py'), str(tmp_path), mode, name]))
+    assert [status for status, _ in ends] == [0, 0], ends
+    alone = train(name, mode, Group(), num_parts=2 if mode == 'train' else 1)
+    first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    assert all(value.isfinite().all() for value in first.values())
+    assert_close(first, alone)
+
+
+def read_run(output: Path) -> dict[str, torch.Tensor]:
+    """Weights, momentum and losses that a training ends with."""
+    checkpoint = read_training_checkpoint(output / LAST)
+    tensors = {f'{kind}.{key}': value for kind in ('state_dict', 'state_dict_ema')
+               for key, value in checkpoint[kind].items()
+               if 'running' not in key and 'num_batches' not in key}  # fmt: skip
+    tensors |= {f'momentum.{i}': state['momentum_buffer'] for i, state in checkpoint['optimizer']['state'].items()}
+    losses = [[row['train_loss'], row['eval_loss']] for row in checkpoint['progress']['summary']]
+    return tensors | {'losses': torch.tensor(losses)}
+
+
+def test_the_command_in_two_processes_and_resumed_in_one(tiny_data, tmp_path):
+    """The split, averaged weights and the summary, and a resume with another number."""
+    more = ('--model-ema', '--model-ema-decay', '0.9')
+    alone = train_args(tiny_data, tmp_path / 'alone', *more, '--grad-accum-steps', '2')
+    assert main(alone) == 0
+    both = train_args(tiny_data, tmp_path / 'both', *more)
+    ends = finish(start(['-m', 'condnet.train', *both]))
+    assert [status for status, _ in ends] == [0, 0], ends
+    assert 'epoch 3 done' in ends[0][1] and 'epoch' not in ends[1][1]  # one of them logs
+    whole = read_run(tmp_path / 'alone')
+    assert_close(read_run(tmp_path / 'both'), whole)
+    resumed = train_args(tiny_data, tmp_path / 'resumed', *more)
+    ends = finish(start(['-m', 'condnet.train', *resumed, '--stop-epoch', '3']))
+    assert [status for status, _ in ends] == [0, 0], ends
+    more = ['--grad-accum-steps', '2', '--resume', str(tmp_path / 'resumed')]
+    ends = finish(start(['-m', 'condnet.train', *resumed, *more], size=1))
+    assert [status for status, _ in ends] == [0], ends
+    assert_close(read_run(tmp_path / 'resumed'), whole)
+
+
+def test_a_lost_process_ends_the_others(tiny_data, tmp_path):
+    command = train_args(tiny_data, tmp_path, '--epochs', '2000', '--eval-interval', '0', '--recovery-interval', '1')
+    processes = start(['-m', 'condnet.train', *command])
+    try:
+        while not (tmp_path / LAST).exists():
+            assert processes[0].poll() is None, processes[0].communicate()
+            time.sleep(0.1)
+        processes[1].kill()
+        status, error = finish(processes, timeout=30)[0]
+    finally:
+        for process in processes:
+            process.kill()
+    assert status == 2
+    assert 'error: no contact to the other processes of the training: ' in error
+    assert error.rstrip().endswith(f'the last good checkpoint is {tmp_path / LAST}')
+    read_training_checkpoint(tmp_path / LAST)
+
+
+def test_what_the_first_process_finds_wrong_ends_all(tiny_data, tmp_path):
+    command = ['-m', 'condnet.train', *train_args(tiny_data, tmp_path)]
+    ends = finish(start([*command, '--resume', str(tmp_path / 'no.tar')]))
+    assert [status for status, _ in ends] == [2, 2]
+    assert all('error: no checkpoint file at ' in error for _, error in ends)
+    ends = finish(start([*command, '--batch-size', '63']))
+    assert [status for status, _ in ends] == [2, 2]
+    assert all('--batch-size is 63, expected a multiple of the 2 processes' in error for _, error in ends)

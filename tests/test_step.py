@@ -1,0 +1,158 @@
+"""One training step: sampling, gradient accumulation, precision, and the authors' variants of the method."""
+
+from collections import Counter
+
+import pytest
+import torch
+from conftest import SMALL, make_training, random_batch, train_args
+
+from condnet.checkpoint import LAST, read_training_checkpoint
+from condnet.counts import choices_of
+from condnet.spaces import get_space
+from condnet.step import TrainingStep, compile_model
+from condnet.task import archs_of_step
+from condnet.train import main
+
+
+@pytest.mark.parametrize('space', [get_space('nb201', 'no_zero'), get_space('macro')], ids=str)
+def test_fair_sampling_takes_every_operation_once(space):
+    for step in range(20):
+        archs = archs_of_step(space, 7, step, 'fair')
+        assert len(archs) == len(space.choices)
+        for decision in range(len(space.predecessors)):
+            assert sorted(arch[decision] for arch in archs) == sorted(space.choices)
+    assert archs_of_step(space, 7, 3, 'fair') == archs_of_step(space, 7, 3, 'fair')
+    # As a single architecture every one is as probable as any other: decisions are independent.
+    pairs = Counter(arch[:2] for step in range(2000) for arch in archs_of_step(space, 0, step, 'fair')[:1])
+    expected = 2000 / len(space.choices) ** 2
+    assert len(pairs) == len(space.choices) ** 2
+    assert sum((n - expected) ** 2 / expected for n in pairs.values()) < 3 * len(pairs)
+
+
+def test_fair_step_updates_with_the_sum_of_all_gradients():
+    images, targets = random_batch()
+    task, optimizer = make_training('nb201_cond_supernet', **SMALL['nb201_cond_supernet'])
+    task.sampling = 'fair'
+    start = {name: p.detach().clone() for name, p in task.model.named_parameters()}
+    other, _ = make_training('nb201_cond_supernet', **SMALL['nb201_cond_supernet'])
+    gradients = Counter()
+    losses = []
+    for arch in archs_of_step(task.model.space, 0, 0, 'fair'):
+        other.model.set_active_subnet(arch)
+        other.model.zero_grad()
+        loss = other(images, targets)['loss']
+        loss.backward()
+        losses.append(loss.detach())
+        for name, p in other.model.named_parameters():
+            if p.grad is not None:
+                gradients[name] = gradients[name] + p.grad
+    mean = TrainingStep(task, optimizer)(images, targets)
+    torch.testing.assert_close(mean, torch.stack(losses).mean())
+    for name, p in task.model.named_parameters():
+        decay = 0 if p.ndim <= 1 else 3e-4
+        torch.testing.assert_close(p.detach(), start[name] - 0.025 * (gradients[name] + decay * start[name]))
+    space = task.model.space
+    archs = archs_of_step(space, 0, 0, 'fair')
+    assert task.counts == Counter(choice for arch in archs for choice in choices_of(space, arch)) and task.step == 1
+
+
+@pytest.mark.parametrize('updates', [False, True])
+def test_weights_that_are_not_sampled(updates):
+    """They stay as they are; as an option they decay and follow their momentum."""
+    task, optimizer = make_training('nb201_cond_supernet', **SMALL['nb201_cond_supernet'])
+    step = TrainingStep(task, optimizer, updates_unsampled=updates)
+    for i in range(30):  # every weight set has a momentum then
+        step(*random_batch(4, seed=i))
+    states = {name: optimizer.state[p].get('momentum_buffer') for name, p in task.model.named_parameters()}
+    assert all(state is not None for state in states.values())
+    before = {name: (p.detach().clone(), states[name].clone()) for name, p in task.model.named_parameters()}
+    sampled = archs_of_step(task.model.space, 0, 30)[0]
+    step(*random_batch(4, seed=30))
+    num_idle = 0
+    for name, p in task.model.named_parameters():
+        _, _, rest = name.partition('.edges.')
+        if not rest or sampled[int(rest.split('.')[0])] == int(rest.split('.')[2]):
+            continue
+        num_idle += 1
+        weight, momentum = before[name]
+        if updates:
+            momentum = 0.9 * momentum + 3e-4 * weight
+            weight = weight - 0.025 * momentum
+            torch.testing.assert_close(p.detach(), weight, rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(states[name], momentum, rtol=1e-5, atol=1e-8)
+        else:
+            assert torch.equal(p, weight) and torch.equal(states[name], momentum)
+    assert num_idle > 10
+
+
+@pytest.mark.parametrize('shares', [False, True])
+def test_momentum_of_copies(shares, tiny_data, tmp_path):
+    """Each has its own; as an option they share one, also after a resume."""
+    arguments = train_args(tiny_data, tmp_path, *(['--share-momentum'] if shares else []))
+    assert main([*arguments, '--stop-epoch', '3']) == 0
+    assert main([*arguments, '--resume', str(tmp_path)]) == 0
+    checkpoint = read_training_checkpoint(tmp_path / LAST)
+    whole = train_args(tiny_data, tmp_path / 'whole', *(['--share-momentum'] if shares else []))
+    assert main(whole) == 0
+    expected = read_training_checkpoint(tmp_path / 'whole' / LAST)
+    for key, value in expected['state_dict'].items():
+        assert torch.equal(checkpoint['state_dict'][key], value), key
+    states = expected['optimizer']['state'].values()
+    buffers = [state['momentum_buffer'] for state in states if state]  # none, where nothing was sampled yet
+    num_buffers = len({buffer.data_ptr() for buffer in buffers})
+    assert (num_buffers < len(buffers)) == shares
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+    """Of unequal parts, too, where BatchNorm does not see the batch."""
+    ends = []
+    for num_parts in (1, 3):
+        task, optimizer = make_training('macro_cond_supernet')
+        task.eval()
+        loss = TrainingStep(task, optimizer, num_parts=num_parts)(*random_batch(8))
+        ends.append({name: p.detach() for name, p in task.model.named_parameters()} | {'loss': loss})
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_mixed_precision_learns(dtype):
+    """Computed in the data type, with weights and gradients in float32; with float16 gradients are scaled back."""
+    seen, results = set(), []
+    for amp_dtype in (None, dtype):
+        task, optimizer = make_training('nb201_cond_supernet', **SMALL['nb201_cond_supernet'])
+        task.model.stem.conv.register_forward_hook(lambda _, __, output: seen.add(output.dtype))
+        step = TrainingStep(task, optimizer, amp_dtype=amp_dtype)
+        batch = random_batch(16)
+        first = step(*batch)
+        gradient = task.model.head.weight.grad.clone()
+        last = [step(*batch) for _ in range(8)][-1]
+        results.append((first, gradient, last))
+    assert seen == {torch.float32, dtype}
+    (first, gradient, last), (amp_first, amp_gradient, amp_last) = results
+    torch.testing.assert_close(amp_first, first, rtol=0.02, atol=0)
+    if dtype == torch.float16:
+        assert step.scaler.is_enabled()
+    assert amp_gradient.dtype == torch.float32
+    assert (amp_gradient - gradient).norm() < 0.05 * gradient.norm()
+    assert amp_last < first
+
+
+def test_compiled_candidates_train_like_plain_ones():
+    """Before and after the split; weight sets that differ in nothing but their weights share the compiled code."""
+    ends = []
+    for compiles in (False, True):
+        task, optimizer = make_training('nb201_cond_supernet', space='only_conv', **SMALL['nb201_cond_supernet'])
+        step, losses = TrainingStep(task, optimizer), []
+        torch._dynamo.reset()
+        for i in range(6):
+            if i == 3:
+                task.split(optimizer)
+            if compiles and i in (0, 3):
+                compile_model(task.model)
+            losses.append(step(*random_batch(8, seed=i)))
+            if compiles:
+                graphs = torch._dynamo.utils.counters['stats']['unique_graphs']
+                assert 0 < graphs <= 12  # three resolutions, two operations; with and without a gradient of the input
+        ends.append(torch.stack(losses))
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-3, atol=0)
