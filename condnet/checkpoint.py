@@ -232,7 +232,7 @@ def training_of(path: str | Path) -> dict[str, Any]:
         'split_epoch': args['split_epoch'] if state['split'] else None,
         **{key: args[key] for key in kept},
         **{key: args[key] for key, value in usual.items() if args.get(key, value) != value},
-        **({'untrained': state['untrained']} if state.get('untrained') else {}),
+        **({'untrained': [list(choice) for choice in state['untrained']]} if state.get('untrained') else {}),
     }
 
 

@@ -38,14 +38,14 @@ def untrained_choices(model: Supernet, counts_since_split: Mapping[Choice, int])
     """The weight sets that are as the split left them; none before the split."""
     if not model.is_split:
         return []
-    return [
+    weight_sets = {  # the cells of a network share their decisions
         (block.decision, operation, context)
         for block in model.choice_blocks()
         for operation in model.space.choices
         if has_weights(block.weight_sets(operation)[0])
         for context in range(model.space.num_contexts(block.decision))
-        if not counts_since_split.get((block.decision, operation, context))
-    ]
+    }
+    return sorted(choice for choice in weight_sets if not counts_since_split.get(choice))
 
 
 def describe_untrained(space: SearchSpace, archs: Iterable[Arch], untrained: Iterable[Iterable[int]]) -> str | None:

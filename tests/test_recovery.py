@@ -236,7 +236,7 @@ def test_untrained_weight_sets_are_reported():
 
 def test_untrained_contexts_are_warned_of(left_alone):
     log = (left_alone[0].parent / 'alone.log').read_text()
-    assert '2 weight sets are validated that have not been trained since the split, first ' in log
+    assert 'of what is validated, 2 weight sets have not been trained since the split, first ' in log
     assert 'weight sets have not been trained since the split, first skip_connect at decision 2 in context 0' in log
 
 
