@@ -33,6 +33,17 @@ from condnet.models.supernet import Supernet, check_state_dict, state_dict_is_sp
 
 _logger = logging.getLogger('train')
 
+# Settings that are recorded with a model where they differ from these.
+USUAL = {
+    'sampling': 'uniform',
+    'share_momentum': False,
+    'update_unsampled': False,
+    'amp': False,
+    'amp_dtype': 'bfloat16',
+    'grad_accum_steps': 1,
+    'num_processes': 1,
+    'sync_bn': False,
+}
 LAST, PREVIOUS = 'last.pth.tar', 'previous.pth.tar'  # the checkpoints of a training that may be continued
 
 
@@ -222,16 +233,13 @@ def training_of(path: str | Path) -> dict[str, Any]:
         'momentum',
         'weight_decay',
     )
-    # Said only where they differ from these.
-    usual = {'amp': False, 'sampling': 'uniform', 'share_momentum': False, 'update_unsampled': False,
-             'grad_accum_steps': 1, 'num_processes': 1, 'sync_bn': False}  # fmt: skip
     state = checkpoint['task_state']
     return {
         'trained_epochs': checkpoint['epoch'] + 1,  # whole ones
         'trained_steps': state['step'],
         'split_epoch': args['split_epoch'] if state['split'] else None,
         **{key: args[key] for key in kept},
-        **{key: args[key] for key, value in usual.items() if args.get(key, value) != value},
+        **{key: args[key] for key, value in USUAL.items() if args.get(key, value) != value},
         **({'untrained': [list(choice) for choice in state['untrained']]} if state.get('untrained') else {}),
     }
 

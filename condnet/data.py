@@ -100,6 +100,11 @@ def load_images(data_dir: str | Path, train: bool = True, download: bool = False
     return _decode(source, _sort(files))
 
 
+def holds_images(data_dir: str | Path, train: bool = True) -> bool:
+    """Whether there is something that `load_images` would read."""
+    return _find_source(Path(data_dir), train) is not None
+
+
 def _find_source(root: Path, train: bool) -> Path | None:
     """Path of a tar file, a folder of class folders, or torchvision's folder; None if there is none of them."""
     for folder in (root, root / 'cifar10'):
@@ -303,9 +308,11 @@ def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
     return images.float().sub_(offset).div_(scale)
 
 
-def _epoch_generator(seed: int, epoch: int) -> torch.Generator:
+def _epoch_generator(seed: int, epoch: int, rank: int = 0) -> torch.Generator:
     """Random numbers of an epoch: the same wherever training was resumed."""
-    mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
+    mixed = int(
+        np.random.SeedSequence((seed, epoch, rank) if rank else (seed, epoch)).generate_state(1, np.uint64)[0] >> 1
+    )
     return torch.Generator().manual_seed(mixed)
 
 
@@ -414,11 +421,12 @@ class InMemoryLoader:
 class TimmLoader:
     """timm's loader with an order that depends on seed and epoch only.
 
-    With at least one worker the augmentation does, too. timm's own loader draws from the global random state.
+    With at least one worker the augmentation does, too. timm's own loader draws from the global random state. Of
+    several processes, each augments differently.
     """
 
-    def __init__(self, loader: Any, seed: int) -> None:
-        self.loader, self.seed = loader, seed
+    def __init__(self, loader: Any, seed: int, rank: int = 0) -> None:
+        self.loader, self.seed, self.rank = loader, seed, rank
         self._generator = torch.Generator()
         data_loader = loader.loader  # inside the prefetcher
         data_loader.generator = self._generator
@@ -437,14 +445,15 @@ class TimmLoader:
 
         Those before it are loaded and thrown away: only so do the workers augment the others as they would have.
         """
-        self._generator.set_state(_epoch_generator(self.seed, self.epoch).get_state())
+        self._generator.set_state(_epoch_generator(self.seed, self.epoch, self.rank).get_state())
         return itertools.islice(self.loader, start, None)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose order and augmentation of the next iteration."""
         self.epoch = epoch
         if isinstance(sampler := self.loader.loader.sampler, DistributedSampler):
-            sampler.seed = self.seed
+            # It adds seed and epoch, so that another seed would have the same orders in other epochs.
+            sampler.seed = _epoch_generator(self.seed, epoch).initial_seed() - epoch
             sampler.set_epoch(epoch)
         if hasattr(self.loader.dataset, 'set_epoch'):  # data sets that are streamed shuffle themselves
             self.loader.dataset.set_epoch(epoch)
@@ -467,7 +476,8 @@ def create_timm_loader(
     workers: int = 1,
     device: torch.device | str = 'cpu',
     download: bool = False,
-    distributed: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> TimmLoader:
     """Load any data set that timm knows, with timm's default transforms.
 
@@ -479,7 +489,7 @@ def create_timm_loader(
         data_dir: Where the data set is.
         split: Its part.
         input_size: Channels, height and width of the batches.
-        batch_size: Images per batch, of this process.
+        batch_size: Images per batch, over all ranks.
         mean: Means of the channels, in units where white is 1.
         std: Standard deviations, in the same units.
         train: Shuffle, augment, and drop an incomplete last batch; or else do none of this.
@@ -487,7 +497,8 @@ def create_timm_loader(
         workers: Processes that decode and augment.
         device: Where the batches go.
         download: Fetch what is missing, where timm can.
-        distributed: Whether to load this process's share of the images only.
+        rank: Which share of every batch to load.
+        world_size: Into how many shares a batch is divided; if there are several, torch.distributed knows of them.
 
     Raises:
         ValueError: If timm cannot open the data set.
@@ -509,7 +520,7 @@ def create_timm_loader(
     loader = create_loader(
         data,
         input_size,
-        batch_size,
+        batch_size // world_size,
         is_training=train,
         mean=tuple(mean),
         std=tuple(std),
@@ -517,9 +528,9 @@ def create_timm_loader(
         num_workers=workers,
         device=torch.device(device),
         persistent_workers=False,  # workers that live on are not seeded again
-        distributed=distributed,
+        distributed=world_size > 1,
     )
-    return TimmLoader(loader, seed)
+    return TimmLoader(loader, seed, rank)
 
 
 def timm_images(

@@ -49,7 +49,7 @@ class Group:
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
-        with in_contact('training'):
+        with in_contact('training', _communication_errors()):
             distributed.all_reduce(flat)
         flat /= self.size
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
@@ -73,8 +73,7 @@ class Group:
             What it returned, in every process.
 
         Raises:
-            ValueError: In every process, if it raised one.
-            OSError: In every process, if it raised one.
+            Exception: In every process, if it raised one.
             ConnectionError: If a process is lost.
         """
         if self.size == 1:
@@ -83,9 +82,9 @@ class Group:
         if self.is_first:
             try:
                 box = [(make(), None)]
-            except (ValueError, OSError) as error:
+            except Exception as error:  # the others must not wait for what does not come
                 box = [(None, error)]
-        with in_contact('training'):
+        with in_contact('training', _communication_errors()):
             distributed.broadcast_object_list(box, src=0)
         value, failure = box[0]
         if failure is not None:
@@ -104,13 +103,13 @@ class Group:
         """
         matters = matters and self.size > 1
         if matters and not self.is_first:
-            with in_contact('training'):
+            with in_contact('training', _communication_errors()):
                 distributed.barrier()
         try:
             yield
         finally:
             if matters and self.is_first:
-                with in_contact('training'):
+                with in_contact('training', _communication_errors()):
                     distributed.barrier()
 
     def leave(self) -> None:
@@ -119,13 +118,18 @@ class Group:
             distributed.destroy_process_group()
 
 
+def _communication_errors() -> type[RuntimeError]:
+    """What the loss of a process is raised as. With gloo that has no type of its own."""
+    return RuntimeError if distributed.get_backend() == 'gloo' else distributed.DistError
+
+
 @contextmanager
 def in_contact(what: str, errors: type[RuntimeError] = RuntimeError) -> Iterator[None]:
     """Errors of communication, in one line.
 
     Args:
         what: What the processes do together.
-        errors: Type of these errors; that of a lost connection of gloo has no name of its own.
+        errors: Type of these errors.
 
     Raises:
         ConnectionError: If another process is lost.

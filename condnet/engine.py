@@ -96,9 +96,11 @@ def train_one_epoch(
         # anyway: no checkpoint is written, and no epoch ends, before every loss so far was looked at.
         if task.device.type == 'cpu' or logs or saves:
             check_losses(task, optimizer, losses, progress)
+            step.check_scale()
             losses.clear()
             progress.loss, progress.seconds = float(total), time.perf_counter() - started
         if saves or is_last:
+            step.average_statistics()  # before the check, which all processes then pass, or none
             check_weights(task, optimizer, progress)
         if logs:
             speed = progress.images / progress.seconds

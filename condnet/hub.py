@@ -16,7 +16,7 @@ from condnet.benchmarks import BenchmarkTable
 from condnet.calibration import calibrate
 from condnet.checkpoint import load_model, save_model, training_of
 from condnet.commands import run
-from condnet.data import Images, load_images
+from condnet.data import Images, holds_images, load_images
 from condnet.glyphs import render_glyphs
 from condnet.models import Supernet
 from condnet.models.pretrained import CONFIG_NAME, WEIGHTS_NAME, check_folder
@@ -102,14 +102,14 @@ def find_test_images(validation: Images, args: argparse.Namespace) -> tuple[Imag
 
     Returns:
         The images, and what to call them.
+
+    Raises:
+        ValueError: If the test images are damaged, or of other classes.
     """
-    try:
-        if args.dataset == 'glyphs':
-            return render_glyphs(train=False), 'test images'
-        if args.dataset is None:
-            return load_images(args.data_dir, train=False), 'test images'
-    except ValueError as error:
-        _logger.info(f'no test images: {error}')
+    if args.dataset == 'glyphs':
+        return render_glyphs(train=False), 'test images'
+    if args.dataset is None and holds_images(args.data_dir, train=False):
+        return load_images(args.data_dir, train=False), 'test images'
     return validation, 'withheld images'
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from condnet.benchmarks import BenchmarkTable
+from condnet.checkpoint import USUAL
 from condnet.commands import run
 from condnet.metrics import summarize
 from condnet.ranking import Prediction
@@ -226,7 +227,8 @@ def describe_training(training: dict[str, Any]) -> str:
     split = training['split_epoch']
     stopped = '' if training['trained_epochs'] == training['epochs'] else f'stopped at {training["trained_epochs"]}, '
     how = f'split at {split}' if split else 'unsplit'
-    return f'{training["epochs"]} epochs, {stopped}{how}, seed {training["seed"]}'
+    unusual = ''.join(f', {name} {training[name]}' for name in USUAL if name in training)
+    return f'{training["epochs"]} epochs, {stopped}{how}, seed {training["seed"]}{unusual}'
 
 
 def _number(value: float | None) -> str:

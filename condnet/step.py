@@ -70,6 +70,25 @@ class TrainingStep:
         self.task.update_ema(step=self.task.step)
         return mean
 
+    def average_statistics(self) -> None:
+        """Give all processes the same running BatchNorm statistics.
+
+        Raises:
+            ConnectionError: If another process is lost.
+        """
+        averaged = self.task.get_trainable_module(ema=True)
+        self.group.average_statistics(self.task.model, *([] if averaged is None else [averaged]))
+
+    def check_scale(self) -> None:
+        """Check that float16 has not come to a standstill: steps whose gradients are not finite are left out.
+
+        Raises:
+            FloatingPointError: If they are not at any scale of the loss.
+        """
+        if self.scaler.is_enabled() and (scale := self.scaler.get_scale()) < 1:
+            raise FloatingPointError(f'gradients are not finite in float16, even with the loss scaled by {scale:g}; '
+                                     'lower the learning rate, or use --amp-dtype bfloat16')  # fmt: skip
+
 
 def compile_model(model: nn.Module) -> None:
     """Compile every candidate operation of a super-network, or a stand-alone network as a whole.
@@ -78,7 +97,7 @@ def compile_model(model: nn.Module) -> None:
     copies are not compiled. Weight sets that differ in nothing but their weights share the compiled code.
     """
     # Stages, operations, modes and the last batch differ in shapes: more than the 8 variants that torch allows for.
-    torch._dynamo.config.recompile_limit = 256
+    torch._dynamo.config.cache_size_limit = 256
     if not isinstance(model, Supernet):
         model.compile()
         return

@@ -1,6 +1,7 @@
 """Training of super-networks and stand-alone networks: the `condnet-train` command, also reached as `train.py`."""
 
 import argparse
+import contextlib
 import csv
 import functools
 import io
@@ -14,6 +15,7 @@ from typing import Any
 import timm
 import torch
 import yaml
+from timm.layers import convert_sync_batchnorm
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
@@ -239,10 +241,11 @@ def train_epochs(
         lr = optimizer.param_groups[0]['lr']
         batches.set_epoch(epoch)
         metrics = train_one_epoch(step, batches, progress, args.log_interval, args.recovery_interval, save)
-        average_statistics(step)
         scheduler.step(epoch + 1)
         due = args.eval_interval and ((epoch + 1) % args.eval_interval == 0 or epoch == args.epochs - 1)
-        eval_metrics = evaluate_fixed_archs(task, archs, data) if data and due else dict.fromkeys(_EVAL_METRICS, '')
+        # Compiled code would be compiled anew for the recalibration of every architecture.
+        with torch.compiler.set_stance('force_eager') if args.torchcompile else contextlib.nullcontext():
+            eval_metrics = evaluate_fixed_archs(task, archs, data) if data and due else dict.fromkeys(_EVAL_METRICS, '')
         row = {'epoch': epoch} | _prefixed('train_', metrics) | _prefixed('eval_', eval_metrics) | {'lr': lr}
         progress = Progress(epoch + 1, summary=[*progress.summary, row])
         save(progress)
@@ -279,16 +282,6 @@ def _is_same(one: str | Path, other: str | Path) -> bool:
     return Path(one).resolve() == Path(other).resolve()
 
 
-def average_statistics(step: TrainingStep) -> None:
-    """Give all processes the same running BatchNorm statistics.
-
-    Raises:
-        ConnectionError: If another process is lost.
-    """
-    averaged = step.task.get_trainable_module(ema=True)
-    step.group.average_statistics(step.task.model, *([] if averaged is None else [averaged]))
-
-
 def create_training(
     args: argparse.Namespace, device: torch.device, group: Group | None = None
 ) -> tuple[TrainingStep, Scheduler]:
@@ -317,7 +310,7 @@ def create_training(
     if args.sync_bn:
         if device.type != 'cuda' or group.size == 1:
             raise ValueError('--sync-bn needs several processes with a GPU each (torchrun, --device cuda)')
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = convert_sync_batchnorm(model)
     model.to(device).to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
     task = SupernetTask(model, args.seed, device, args.sampling, args.share_momentum)
     optimizer = create_optimizer_v2(
@@ -355,24 +348,7 @@ def resume(step: TrainingStep, checkpoint: dict[str, Any], args: argparse.Namesp
         ValueError: If the checkpoint is of another training, or the split does not fit it.
     """
     task, optimizer = step.task, step.optimizer
-    before = vars(checkpoint['args'])
-    for name in _SAME:
-        if before.get(name) != getattr(args, name):
-            raise ValueError(
-                f'{args.resume} was trained with {name} {before.get(name)!r}, not {getattr(args, name)!r}; a resumed '
-                f'training keeps it'
-            )
-    try:
-        progress, is_split = Progress(**checkpoint['progress']), checkpoint['task_state']['split']
-    except (KeyError, TypeError) as error:
-        raise ValueError(f'{args.resume} is of another version of condnet: rank it, but train anew') from error
-    if is_split and before.get('split_epoch') != args.split_epoch:
-        raise ValueError(f'{args.resume} was split at epoch {before.get("split_epoch")}, not {args.split_epoch}')
-    if not is_split and 0 < args.split_epoch and (args.split_epoch, 0) < (progress.epoch, progress.batch):
-        raise ValueError(
-            f'{args.resume} has trained {progress.epoch} epochs and {progress.batch} batches unsplit, it is too late '
-            f'to split at {args.split_epoch}'
-        )
+    progress, is_split = check_resumable(checkpoint, args)
     if is_split:
         task.split(optimizer)
         if args.torchcompile:
@@ -384,11 +360,46 @@ def resume(step: TrainingStep, checkpoint: dict[str, Any], args: argparse.Namesp
         optimizer.load_state_dict(checkpoint['optimizer'])
         if is_split:
             task.share_momentum(optimizer)
-        step.scaler.load_state_dict(checkpoint['scaler'])
+        step.scaler.load_state_dict(checkpoint.get('scaler', {}))
     except (KeyError, RuntimeError) as error:
         raise ValueError(f'{args.resume} does not fit {args.model}: {str(error).splitlines()[0]}') from error
     set_random_state(checkpoint['random_state'], task.device)
     return progress
+
+
+def check_resumable(checkpoint: dict[str, Any], args: argparse.Namespace) -> tuple[Progress, bool]:
+    """Check that the flags go on with the training of a checkpoint.
+
+    Returns:
+        How far it is, and whether it is split.
+
+    Raises:
+        ValueError: If they describe another training.
+    """
+    before, parser = vars(checkpoint['args']), make_parser()
+    for name in _SAME:
+        value = before.get(name, parser.get_default(name))  # the flag may be newer than the checkpoint
+        if value != getattr(args, name):
+            raise ValueError(
+                f'{args.resume} was trained with {name} {value!r}, not {getattr(args, name)!r}; a resumed training '
+                f'keeps it'
+            )
+    try:
+        progress, is_split = Progress(**checkpoint['progress']), checkpoint['task_state']['split']
+    except (KeyError, TypeError) as error:
+        raise ValueError(f'{args.resume} is of another version of condnet: rank it, but train anew') from error
+    num_before = before.get('num_processes', 1)
+    if progress.batch and args.dataset not in (None, 'glyphs') and num_before != args.num_processes:
+        raise ValueError(f'{args.resume} is in mid-epoch, and with --dataset the order of the images depends on the '
+                         f'number of processes: continue with {num_before}, not {args.num_processes}')  # fmt: skip
+    if is_split and before.get('split_epoch') != args.split_epoch:
+        raise ValueError(f'{args.resume} was split at epoch {before.get("split_epoch")}, not {args.split_epoch}')
+    if not is_split and 0 < args.split_epoch and (args.split_epoch, 0) < (progress.epoch, progress.batch):
+        raise ValueError(
+            f'{args.resume} has trained {progress.epoch} epochs and {progress.batch} batches unsplit, it is too late '
+            f'to split at {args.split_epoch}'
+        )
+    return progress, is_split
 
 
 def random_state(device: torch.device) -> list[torch.Tensor]:
@@ -440,14 +451,15 @@ def create_data(
             args.data_dir,
             args.train_split,
             input_size=tuple(args.input_size),
-            batch_size=share,
+            batch_size=args.batch_size,
             mean=config['mean'],
             std=config['std'],
             seed=args.seed,
             workers=args.workers,
             device=device,
             download=args.download,
-            distributed=group.size > 1,
+            rank=group.rank,
+            world_size=group.size,
         )
     else:
         batches = InMemoryLoader(
@@ -511,7 +523,6 @@ def save_checkpoint(args: argparse.Namespace, step: TrainingStep, output: Path, 
     Raises:
         OSError: If the file cannot be written, or another process is lost.
     """
-    average_statistics(step)
     step.group.from_first(lambda: save_training_checkpoint(output, training_state(args, step, progress)))
 
 

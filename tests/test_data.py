@@ -404,6 +404,35 @@ class TestTimmLoader:
         loader.set_epoch(1)
         assert not concatenate(loader)[1].equal(targets)
 
+    def test_two_processes(self, images, tmp_path, monkeypatch):
+        """Each loads its share of the images, in another order in another epoch, and augments them in its own way."""
+        write_folder(tmp_path / 'train', png_files(images))
+        monkeypatch.setattr('torch.distributed.get_world_size', lambda *_: 2)
+        shares = []
+        for rank in range(2):
+            monkeypatch.setattr('torch.distributed.get_rank', lambda *_, rank=rank: rank)
+            loader = create_timm_loader(
+                '', tmp_path, 'train', input_size=(3, 32, 32), batch_size=8, mean=MEAN, std=STD, seed=3, rank=rank,
+                world_size=2,
+            )  # fmt: skip
+            sampler, orders = loader.loader.loader.sampler, []
+            for epoch in range(2):
+                loader.set_epoch(epoch)
+                orders.append(list(sampler))
+            shares.append((orders, loader))
+        (first, second), loaders = zip(*shares, strict=True)
+        for ours, theirs in zip(first, second, strict=True):
+            assert sorted(ours + theirs) == list(range(len(images)))
+        assert first[0] != first[1]
+        batches = [concatenate(loader) for loader in loaders]
+        assert len(loaders[0]) == 4 and batches[0][0].shape == (16, 3, 32, 32)
+        assert batches[0][1].tolist() == images.targets[first[1][:16]].tolist()
+        draws = []
+        for loader in loaders:
+            next(loader.batches())
+            draws.append(torch.rand(1, generator=loader._generator))
+        assert draws[0] != draws[1]
+
     def test_evaluation(self, images, tmp_path):
         write_tar(tmp_path / 'test.tar', png_files(images))
         loader = create_timm_loader(

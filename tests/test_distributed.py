@@ -1,5 +1,6 @@
 """Training in several processes: the same as in one, also after the split, and what happens when one is lost."""
 
+import itertools
 import os
 import socket
 import subprocess
@@ -54,17 +55,23 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
         assert (value - other[key]).norm() <= 1e-4 * other[key].norm() + 1e-6, key
 
 
-@pytest.mark.parametrize('name', MODELS)
-@pytest.mark.parametrize('mode', ['train', 'eval'])
+@pytest.mark.parametrize(
+    ('mode', 'name'), [*itertools.product(('train', 'eval'), MODELS), ('float16', 'nb201_cond_supernet')]
+)
 def test_two_ranks_equal_one_process(name, mode, tmp_path):
     """In training mode, one that normalises the two halves of a batch for themselves; else one with whole batches."""
     ends = finish(start([str(_TESTS / 'train_worker.py'), str(tmp_path), mode, name]))
     assert [status for status, _ in ends] == [0, 0], ends
-    alone = train(name, mode, Group(), num_parts=2 if mode == 'train' else 1)
-    first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
+    (first, *first_statistics), (second, *second_statistics) = (torch.load(tmp_path / f'{i}.pt') for i in range(2))
     assert all(torch.equal(value, second[key]) for key, value in first.items())
     assert all(value.isfinite().all() for value in first.values())
-    assert_close(first, alone)
+    for key, value in first_statistics[1].items():
+        assert torch.equal(value, second_statistics[1][key])
+        torch.testing.assert_close(value, (first_statistics[0][key] + second_statistics[0][key]) / 2)
+    if mode == 'float16':  # no process made the step of which one had a gradient that was not finite
+        assert first['scale'] <= 2**15
+    else:
+        assert_close(first, train(name, mode, Group(), num_parts=2 if mode == 'train' else 1)[0])
 
 
 def read_run(output: Path) -> dict[str, torch.Tensor]:
@@ -95,6 +102,7 @@ def test_the_command_in_two_processes_and_resumed_in_one(tiny_data, tmp_path):
     more = ['--grad-accum-steps', '2', '--resume', str(tmp_path / 'resumed')]
     ends = finish(start(['-m', 'condnet.train', *resumed, *more], size=1))
     assert [status for status, _ in ends] == [0], ends
+    assert 'epoch 3 done' in ends[0][1] and 'epoch 2 done' not in ends[0][1]
     assert_close(read_run(tmp_path / 'resumed'), whole)
 
 

@@ -1,6 +1,7 @@
 """Model folders for the Hub: what `prepare` writes is what a freshly loaded model does."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -53,6 +54,19 @@ def test_loaded_model_reproduces_its_card(checkpoint, results, flags, tiny_data,
     assert model.space.index(model.active_subnet) == int(best[0])
     assert '4 epochs, split at 2, seed 0' in card.text and f'(index {best[0]})' in card.text
     assert all(len(line) <= 200 for line in card.text.splitlines())
+
+
+def test_card_is_of_the_test_images_where_there_are_some(checkpoint, results, flags, tiny_data, tmp_path, capsys):
+    """The active sub-network was chosen on the withheld ones. Damaged test images are not taken for missing ones."""
+    data = shutil.copytree(tiny_data, tmp_path / 'data')
+    shutil.copytree(tiny_data / 'train', data / 'test')
+    arguments = ['prepare', str(checkpoint), str(tmp_path / 'folder'), '--results', str(results), *flags]
+    arguments[arguments.index('--data-dir') + 1] = str(data)
+    assert main(arguments) == 0
+    assert '% of 300 test images.' in ModelCard.load(tmp_path / 'folder' / 'README.md').text
+    (data / 'test' / 'cat' / '0000.png').write_bytes(b'no image')
+    assert main(arguments) == 2
+    assert 'cannot read the image' in capsys.readouterr().err
 
 
 def test_results_of_another_checkpoint_are_refused(checkpoint, results, flags, tiny_data, tmp_path, capsys):

@@ -11,7 +11,15 @@ import torch
 from conftest import make_training, random_batch, train_args, train_step
 from kill_training import die_at, differences, final_state, seconds_of_children, start, wait
 
-from condnet.checkpoint import LAST, PREVIOUS, find_training_checkpoint, read_training_checkpoint
+from condnet.checkpoint import (
+    LAST,
+    PREVIOUS,
+    find_training_checkpoint,
+    load_model,
+    read_training_checkpoint,
+    save_model,
+    training_of,
+)
 from condnet.counts import choices_of, describe_untrained, untrained_choices
 from condnet.data import Images, InMemoryLoader
 from condnet.engine import Progress, check_losses, train_one_epoch
@@ -19,6 +27,7 @@ from condnet.spaces import get_space
 from condnet.step import TrainingStep
 from condnet.task import archs_of_step
 from condnet.train import main
+from condnet.validate import main as validate
 
 RECOVERY = (
     '--model-ema',
@@ -238,6 +247,18 @@ def test_untrained_contexts_are_warned_of(left_alone):
     log = (left_alone[0].parent / 'alone.log').read_text()
     assert 'of what is validated, 2 weight sets have not been trained since the split, first ' in log
     assert 'weight sets have not been trained since the split, first skip_connect at decision 2 in context 0' in log
+
+
+@pytest.mark.parametrize('folder', [False, True])
+def test_untrained_contexts_are_warned_of_when_they_are_ranked(left_alone, tiny_data, tmp_path, caplog, folder):
+    """From a training checkpoint, and from the model folder that is made of it."""
+    checkpoint = left_alone[0] / LAST
+    if folder:
+        save_model(load_model(checkpoint), tmp_path / 'model', training_of(checkpoint))
+        checkpoint = tmp_path / 'model'
+    arguments = ['--checkpoint', str(checkpoint), '--data-dir', str(tiny_data), '--calib-batches', '1']
+    assert validate([*arguments, '--archs', '15624', '--results-file', str(tmp_path / 'one.csv')]) == 0
+    assert 'of what is ranked, ' in caplog.text and ' have not been trained since the split' in caplog.text
 
 
 def test_model_with_dropout_resumes_exactly(tiny_data, tmp_path):

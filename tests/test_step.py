@@ -9,9 +9,9 @@ from conftest import SMALL, make_training, random_batch, train_args
 from condnet.checkpoint import LAST, read_training_checkpoint
 from condnet.counts import choices_of
 from condnet.spaces import get_space
-from condnet.step import TrainingStep, compile_model
+from condnet.step import TrainingStep
 from condnet.task import archs_of_step
-from condnet.train import main
+from condnet.train import create_training, main, resume
 
 
 @pytest.mark.parametrize('space', [get_space('nb201', 'no_zero'), get_space('macro')], ids=str)
@@ -88,19 +88,22 @@ def test_weights_that_are_not_sampled(updates):
 @pytest.mark.parametrize('shares', [False, True])
 def test_momentum_of_copies(shares, tiny_data, tmp_path):
     """Each has its own; as an option they share one, also after a resume."""
-    arguments = train_args(tiny_data, tmp_path, *(['--share-momentum'] if shares else []))
-    assert main([*arguments, '--stop-epoch', '3']) == 0
-    assert main([*arguments, '--resume', str(tmp_path)]) == 0
+    assert main(train_args(tiny_data, tmp_path, '--stop-epoch', '3', *(['--share-momentum'] if shares else []))) == 0
     checkpoint = read_training_checkpoint(tmp_path / LAST)
-    whole = train_args(tiny_data, tmp_path / 'whole', *(['--share-momentum'] if shares else []))
-    assert main(whole) == 0
-    expected = read_training_checkpoint(tmp_path / 'whole' / LAST)
-    for key, value in expected['state_dict'].items():
-        assert torch.equal(checkpoint['state_dict'][key], value), key
-    states = expected['optimizer']['state'].values()
-    buffers = [state['momentum_buffer'] for state in states if state]  # none, where nothing was sampled yet
-    num_buffers = len({buffer.data_ptr() for buffer in buffers})
-    assert (num_buffers < len(buffers)) == shares
+    for state in checkpoint['optimizer']['state'].values():
+        if state:  # as if it came from a GPU, where every one is copied for itself
+            state['momentum_buffer'] = state['momentum_buffer'].clone()
+    step, _ = create_training(checkpoint['args'], torch.device('cpu'))
+    resume(step, checkpoint, checkpoint['args'])
+    num_copies = 0
+    for block in step.task.model.choice_blocks():
+        for operation in block.space.choices:
+            for copied in list(block.weight_sets(operation))[1:]:
+                pairs = zip(block.weight_sets(operation)[0].parameters(), copied.parameters(), strict=True)
+                for parameter, other in pairs:
+                    num_copies += 1
+                    assert (step.optimizer.state[parameter] is step.optimizer.state[other]) == shares
+    assert num_copies > 50
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch():
@@ -138,21 +141,46 @@ def test_mixed_precision_learns(dtype):
     assert amp_last < first
 
 
-def test_compiled_candidates_train_like_plain_ones():
-    """Before and after the split; weight sets that differ in nothing but their weights share the compiled code."""
-    ends = []
-    for compiles in (False, True):
-        task, optimizer = make_training('nb201_cond_supernet', space='only_conv', **SMALL['nb201_cond_supernet'])
-        step, losses = TrainingStep(task, optimizer), []
-        torch._dynamo.reset()
-        for i in range(6):
-            if i == 3:
-                task.split(optimizer)
-            if compiles and i in (0, 3):
-                compile_model(task.model)
-            losses.append(step(*random_batch(8, seed=i)))
-            if compiles:
-                graphs = torch._dynamo.utils.counters['stats']['unique_graphs']
-                assert 0 < graphs <= 12  # three resolutions, two operations; with and without a gradient of the input
-        ends.append(torch.stack(losses))
-    torch.testing.assert_close(ends[1], ends[0], rtol=1e-3, atol=0)
+def losses_of(output):
+    return torch.tensor([[row['train_loss'], row['eval_loss']] for row in
+                         read_training_checkpoint(output / LAST)['progress']['summary']])  # fmt: skip
+
+
+def test_float16_resumes_exactly(tiny_data, tmp_path):
+    """With the scale of the loss, which has changed on the way."""
+    more = ('--amp', '--amp-dtype', 'float16', '--eval-interval', '0', '--epochs', '2', '--split-epoch', '1')
+    assert main(train_args(tiny_data, tmp_path / 'whole', *more)) == 0
+    arguments = train_args(tiny_data, tmp_path / 'cut', *more)
+    assert main([*arguments, '--stop-epoch', '1']) == 0
+    assert main([*arguments, '--resume', str(tmp_path / 'cut')]) == 0
+    whole, cut = (read_training_checkpoint(tmp_path / name / LAST) for name in ('whole', 'cut'))
+    assert whole['scaler'] == cut['scaler'] and whole['scaler']['_growth_tracker'] > 0
+    for key, value in whole['state_dict'].items():
+        assert torch.equal(value, cut['state_dict'][key])
+
+
+def test_float16_at_a_standstill_is_an_error():
+    task, optimizer = make_training('nb201_cond_supernet', **SMALL['nb201_cond_supernet'])
+    task.model.head.weight.register_hook(lambda gradient: gradient * float('inf'))
+    step = TrainingStep(task, optimizer, amp_dtype=torch.float16)
+    before = task.model.head.weight.detach().clone()
+    for _ in range(17):  # it starts at 2 ** 16
+        step.check_scale()
+        step(*random_batch(4))
+    assert torch.equal(task.model.head.weight, before)
+    with pytest.raises(FloatingPointError, match='not finite in float16, even with the loss scaled by 0.5'):
+        step.check_scale()
+
+
+def test_compiled_candidates_train_like_plain_ones(tiny_data, tmp_path):
+    """Before the split and after it, through the check after an epoch, and after a resume."""
+    more = ('--model-kwargs', 'space=only_conv', 'cells_per_stage=1', 'channels=(4,4,4)')
+    assert main(train_args(tiny_data, tmp_path / 'plain', *more)) == 0
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    arguments = train_args(tiny_data, tmp_path / 'compiled', *more, '--torchcompile')
+    assert main([*arguments, '--stop-epoch', '3']) == 0
+    graphs = torch._dynamo.utils.counters['stats']['unique_graphs']
+    assert 0 < graphs <= 12  # weight sets share them: three resolutions, two operations, with and without their input's
+    assert main([*arguments, '--resume', str(tmp_path / 'compiled')]) == 0
+    torch.testing.assert_close(losses_of(tmp_path / 'compiled'), losses_of(tmp_path / 'plain'), rtol=1e-3, atol=0)

@@ -1,6 +1,7 @@
 """Trains a small super-network on noise, split half-way; for `test_distributed.py`, which starts several of these.
 
-Usage: train_worker.py FOLDER {train,eval} NAME - where to write the weights, BatchNorm's mode, name of the model.
+Usage: train_worker.py FOLDER {train,eval,float16} NAME - where to write the weights, BatchNorm's mode (or training in
+float16, where the second process has a gradient that is not finite in one step), name of the model.
 """
 
 import sys
@@ -11,23 +12,47 @@ from conftest import SMALL, make_training, random_batch
 
 from condnet.distributed import Group, join_group
 from condnet.step import TrainingStep
+from condnet.task import SupernetTask
 
 STEPS, SPLIT_AT, BATCH_SIZE = 20, 10, 16
 
 
-def train(name: str, mode: str, group: Group, num_parts: int = 1) -> dict[str, torch.Tensor]:
-    """Weights after a training on this process's share of every batch, and the mean of all losses."""
+def train(name: str, mode: str, group: Group, num_parts: int = 1) -> tuple[dict[str, torch.Tensor], ...]:
+    """Train on this process's share of every batch.
+
+    Returns:
+        Weights, mean loss and scale; BatchNorm statistics of this process, and after they were averaged.
+    """
     task, optimizer = make_training(name, ema=True, **SMALL[name])
-    step, losses = TrainingStep(task, optimizer, group, num_parts), []
+    amp_dtype = torch.float16 if mode == 'float16' else None
+    step, losses = TrainingStep(task, optimizer, group, num_parts, amp_dtype), []
     for i in range(STEPS):
         if i == SPLIT_AT:
             task.split(optimizer)
-        task.train(mode == 'train')
+        if mode == 'float16' and i == SPLIT_AT and group.rank == 1:
+            handle = task.model.head.bias.register_hook(lambda gradient: gradient * float('inf'))
+        if mode == 'float16' and i == SPLIT_AT + 1 and group.rank == 1:
+            handle.remove()
+        task.train(mode != 'eval')
         batch = random_batch(BATCH_SIZE, seed=i)
         losses.append(step(*(tensor.tensor_split(group.size)[group.rank] for tensor in batch)))
+    own = statistics(task)
+    step.average_statistics()
     averaged = task.get_trainable_module(ema=True).named_parameters()
     weights = dict(task.model.named_parameters()) | {f'ema.{key}': value for key, value in averaged}
-    return {key: value.detach() for key, value in weights.items()} | {'loss': torch.stack(losses).mean()}
+    weights |= {'loss': torch.stack(losses).mean(), 'scale': torch.tensor(step.scaler.get_scale())}
+    return {key: value.detach() for key, value in weights.items()}, own, statistics(task)
+
+
+def statistics(task: SupernetTask) -> dict[str, torch.Tensor]:
+    """Running BatchNorm statistics of the model and of its average."""
+    modules = {'model': task.model, 'ema': task.get_trainable_module(ema=True)}
+    return {
+        f'{kind}.{name}': buffer.clone()
+        for kind, module in modules.items()
+        for name, buffer in module.named_buffers()
+        if name.endswith(('running_mean', 'running_var'))
+    }
 
 
 if __name__ == '__main__':
