@@ -12,7 +12,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # numbers in malloc.h
 def keep_freed_memory() -> None:
     """Have glibc keep the large buffers that are freed: by default it returns them to the system again and again."""
     if sys.platform == 'linux' and hasattr(libc := ctypes.CDLL(None), 'mallopt'):
-        for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 500_000_000)):
+        for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 500_000_000)):  # -1: never
             libc.mallopt(parameter, value)
 
 

@@ -10,6 +10,7 @@ from condnet import glyphs
 from condnet.benchmarks import PACKAGED_TABLES, load_benchmark
 from condnet.checkpoint import load_model, read_training_checkpoint, save_model, training_of
 from condnet.data import dataset_name, withheld_indices
+from condnet.distributed import Group
 from condnet.glyphs import draw_letters, render_glyphs
 from condnet.search import main as search_main
 from condnet.spaces import get_space
@@ -89,7 +90,7 @@ def test_pillow_without_freetype(monkeypatch):
 def test_letters_are_neither_mirrored_nor_moved_far():
     args = parse_args(FOUR_EPOCHS)
     images = open_data(args)
-    batches, _ = create_data(args, images, {'mean': glyphs.MEAN, 'std': glyphs.STD}, torch.device('cpu'))
+    batches, _ = create_data(args, images, {'mean': glyphs.MEAN, 'std': glyphs.STD}, torch.device('cpu'), Group())
     assert (batches.hflip, batches.padding) == (0, 1)
 
 
