@@ -49,8 +49,7 @@ def export_network(net: nn.Module, folder: Path, training: dict[str, Any], data:
     """
     save_model(net, folder, training, half=False)
     read_back = load_model(folder).to(data.images.device)
-    with autocast(data):
-        accuracy, loss = accuracy_and_loss(read_back, data)
+    accuracy, loss = accuracy_and_loss(read_back, data)
     cost = measure_cost(read_back, data.images[:1])
     return {'folder': folder.name, 'accuracy': accuracy, 'loss': loss, 'params': cost.params, 'flops': cost.flops}
 

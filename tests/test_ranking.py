@@ -1,6 +1,7 @@
 """Recalibration and the plain loop: independent of order, and without a trace in the super-network."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import timm
@@ -8,7 +9,8 @@ import torch
 from conftest import MODELS, make_training, random_batch, train_step
 
 import condnet
-from condnet.ranking import EvaluationData, evaluate_subnet, group_by_route, predict
+from condnet.models.supernet import Supernet
+from condnet.ranking import EvaluationData, evaluate_subnet, group_by_route, predict, walk
 
 
 @pytest.fixture
@@ -108,6 +110,24 @@ def test_engine_gives_the_numbers_of_the_plain_loop(supernet, data, memory):
     assert engine == _plain(supernet, archs, data)  # to the last bit of every loss
     assert all(torch.equal(before[key], value) for key, value in supernet.state_dict().items())
     assert supernet.active_subnet is not None and all(module.training for module in supernet.modules())
+
+
+def test_engine_gives_the_numbers_of_the_plain_loop_in_bfloat16(supernet, data):
+    """The features are in bfloat16; logits are not: classes would tie."""
+    data = replace(data, amp_dtype=torch.bfloat16)
+    archs = supernet.space.sample_distinct(3, seed=3)
+    predictions = {p.index: p for p in predict(supernet, archs, data)}
+    assert predictions == _plain(supernet, archs, data)
+    assert predictions != _plain(supernet, archs, replace(data, amp_dtype=None))
+    for _, logits in walk(supernet, group_by_route(supernet, archs), data):
+        assert not torch.equal(logits[0], logits[0].bfloat16().float())
+
+
+def test_a_space_without_steps_of_its_own_is_ranked_as_well(supernet, data, monkeypatch):
+    archs = supernet.space.sample_distinct(3, seed=3)
+    expected = _plain(supernet, archs, data)
+    monkeypatch.setattr(type(supernet), 'forward_steps', Supernet.forward_steps)
+    assert {p.index: p for p in predict(supernet, archs, data)} == expected
 
 
 def test_engine_prunes_without_a_trace(data):

@@ -203,8 +203,7 @@ class MacroSupernet(Supernet, _Macro):
     def forward_steps(self) -> list[Step]:
         self._check_active()
         layers = [block.active_module() for block in self.choice_blocks()]  # in sequence
-        head = Step(self.head, (self.global_pool, self.head), lambda state: (self.forward_head(state[0]),))
-        return [Step.of(module) for module in (self.stem, *layers, self.conv_head)] + [head]
+        return [Step.of(module) for module in (self.stem, *layers, self.conv_head)] + [self._head_step()]
 
     def _make_standalone(self, arch: Arch, common: dict[str, Any]) -> nn.Module:
         return create_model('macro_net', arch=arch, **common)

@@ -294,8 +294,7 @@ class NB201Supernet(Supernet, _NB201):
             for block in stage:
                 steps += _cell_steps(block, arch) if isinstance(block, Cell) else [Step.of(block)]
         norm = Step(self.norm, (self.norm,), lambda state: (self.act(self.norm(state[0])),))
-        head = Step(self.head, (self.global_pool, self.head), lambda state: (self.forward_head(state[0]),))
-        return [*steps, norm, head]
+        return [*steps, norm, self._head_step()]
 
     def _make_standalone(self, arch: Arch, common: dict[str, Any]) -> nn.Module:
         common |= {'cells_per_stage': self.cells_per_stage, 'channels': self.channels}

@@ -104,16 +104,23 @@ class Supernet(nn.Module):
         return [module for module in self.modules() if module not in idle]
 
     def forward_steps(self) -> list[Step]:
-        """The forward pass of the active sub-network in steps: from (images,) to (logits,).
+        """The forward pass of the active sub-network in steps, from (images,); the last one, the head, makes (logits,).
 
         The finer they are, the more of the work can architectures share that differ only in later steps. Without a
-        search space's own knowledge it is a single step.
+        search space's own knowledge the features are a single step.
 
         Raises:
             ValueError: In the over-complete state.
         """
         self._check_active()
-        return [Step(self.active_subnet, tuple(self.active_modules()), lambda state: (self(state[0]),))]
+        forward_features = cast(Any, self.forward_features)
+        modules = tuple(self.active_modules())
+        return [Step(self.active_subnet, modules, lambda state: (forward_features(state[0]),)), self._head_step()]
+
+    def _head_step(self) -> Step:
+        """From features to logits."""
+        head, forward_head = cast(Any, self.get_classifier)(), cast(Any, self.forward_head)
+        return Step(head, (self.global_pool, head), lambda state: (forward_head(state[0]),))
 
     def _check_active(self) -> None:
         if self.active_subnet is None:
