@@ -1,15 +1,21 @@
 """Speed of training: `benchmark.py training` compares the step of a super-network with what it could be at best.
 
 Steps are compared in alternating pairs on the same images and architectures, as a machine's speed drifts; figures are
-medians of the ratios. The plain style is that of other tools: NCHW, and one set of candidates into which all weights of
-a choice block are copied whenever its context changes.
+medians of the ratios. The plain style is that of other tools: NCHW, one set of candidates into which all weights of a
+choice block are copied whenever its context changes, and a process as it is by default, which returns freed memory to
+the system; it is also timed with this project's memory settings.
 """
 
 import argparse
 import copy
+import itertools
+import json
+import multiprocessing
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +26,6 @@ from torchvision import transforms
 
 from condnet.choice import ChoiceBlock, split_supernet
 from condnet.data import Batch, Images, InMemoryLoader, dataset_name, withheld_indices
-from condnet.memory import forget_peak, peak_memory_mb
 from condnet.models import Supernet
 from condnet.spaces import Arch
 from condnet.train import create_training, parse_args
@@ -48,15 +53,20 @@ def measure_model(name: str, images: Images, args: argparse.Namespace) -> dict[s
     heaviest = max(model.space, key=lambda arch: model.space.cost(arch).flops)
     trainer = Trainer(model, optimizer)
     before = pairs(trainer, standalone_of(model, flags), batches, archs)
-    memory_before = peak_of(trainer, heaviest, batches)
+    memory_before = peak_of(trainer, heaviest, batches[0])
     shared_model, shared_optimizer = copy.deepcopy((model, optimizer))
     split_supernet(model, optimizer)
-    memory_after = peak_of(trainer, heaviest, batches)
+    memory_after = peak_of(trainer, heaviest, batches[0])
     after = pairs(trainer, standalone_of(model, flags), batches, archs)
     shared = Trainer(shared_model, shared_optimizer)
     unsplit_pairs = pairs(trainer, lambda arch: shared, batches, archs)
-    plain = PlainTrainer(copy.deepcopy(shared_model).to(memory_format=torch.contiguous_format), flags)
-    plain_pairs = pairs(plain, lambda arch: trainer, [to_nchw(batch) for batch in batches], archs, batches)
+    nchw = [to_nchw(batch) for batch in batches]
+    plain_model = shared_model.to(memory_format=torch.contiguous_format)
+    theirs = PlainProcess(copy.deepcopy(plain_model), flags, nchw)
+    plain_pairs = pairs(theirs, lambda arch: trainer, list(range(len(batches))), archs, batches)
+    theirs.close()
+    plain = PlainTrainer(plain_model, flags)
+    same_memory_pairs = pairs(plain, lambda arch: trainer, nchw, archs, batches)
     seconds = statistics.mean(ours for _, ours in plain_pairs)
     loading = time_loader(loader, args.steps)
     return {
@@ -69,6 +79,9 @@ def measure_model(name: str, images: Images, args: argparse.Namespace) -> dict[s
         'loader_share': loading / (loading + seconds),
         'images_per_second': args.batch_size / (loading + seconds),
         'speedup_over_plain': sum(plain for plain, _ in plain_pairs) / sum(ours for _, ours in plain_pairs),
+        'speedup_over_plain_same_memory_settings': (
+            sum(plain for plain, _ in same_memory_pairs) / sum(ours for _, ours in same_memory_pairs)
+        ),
         'loader_speedup_over_workers': time_worker_loader(images, model.pretrained_cfg, args) / loading,
         'profile': profile_steps(trainer, batches[:10], archs[:10]),
     }
@@ -80,10 +93,14 @@ class Trainer:
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.model, self.optimizer = model.train(), optimizer
 
-    def step(self, batch: Batch, arch: Arch) -> None:
-        """Train an architecture on a batch."""
+    def choose(self, arch: Arch) -> None:
+        """Have an architecture active; a stand-alone network has but one."""
         if isinstance(self.model, Supernet):
             self.model.set_active_subnet(arch)
+
+    def step(self, batch: Batch, arch: Arch) -> None:
+        """Train an architecture on a batch."""
+        self.choose(arch)
         loss = nn.functional.cross_entropy(self.model(batch[0]), batch[1])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -99,7 +116,8 @@ class PlainTrainer(Trainer):
         self.contexts: dict[ChoiceBlock, int] = {}
 
     @torch.no_grad()
-    def _swap(self, arch: Arch) -> None:
+    def choose(self, arch: Arch) -> None:
+        super().choose(arch)
         for block in self.model.choice_blocks():  # type: ignore[operator]  # a super-network's
             context, before = block.space.context(arch, block.decision), self.contexts.get(block, 0)
             if context == before:
@@ -110,9 +128,45 @@ class PlainTrainer(Trainer):
                 state[key].copy_(value)
             self.contexts[block] = context
 
-    def step(self, batch: Batch, arch: Arch) -> None:
-        self._swap(arch)
-        super().step(batch, arch)
+
+class PlainProcess:
+    """A `PlainTrainer` in a process of its own, with the memory settings that a process has by default."""
+
+    def __init__(self, model: Supernet, flags: argparse.Namespace, batches: list[Batch]) -> None:
+        context = multiprocessing.get_context('spawn')  # a fork would inherit the settings
+        self.pipe, theirs = context.Pipe()
+        threads = torch.get_num_threads()
+        process = context.Process(target=_serve_plain, args=(theirs, model, flags, batches, threads), daemon=True)
+        process.start()
+        theirs.close()  # if the process fails, reading from it does not wait forever
+
+    def choose(self, arch: Arch) -> None:
+        """Have an architecture active."""
+        self._ask('choose', arch)
+
+    def step(self, batch: int, arch: Arch) -> None:
+        """Train an architecture on a batch, by its number."""
+        self._ask('step', batch, arch)
+
+    def close(self) -> None:
+        """End the process."""
+        self._ask('close')
+
+    def _ask(self, *request: Any) -> None:
+        self.pipe.send(request)
+        self.pipe.recv()
+
+
+def _serve_plain(pipe: Any, model: Supernet, flags: argparse.Namespace, batches: list[Batch], threads: int) -> None:
+    torch.set_num_threads(threads)
+    trainer = PlainTrainer(model, flags)
+    while (request := pipe.recv())[0] != 'close':
+        if request[0] == 'step':
+            trainer.step(batches[request[1]], request[2])
+        else:
+            trainer.choose(request[1])
+        pipe.send(None)
+    pipe.send(None)
 
 
 def standalone_of(model: Supernet, flags: argparse.Namespace) -> Callable[[Arch], Trainer]:
@@ -127,16 +181,16 @@ def standalone_of(model: Supernet, flags: argparse.Namespace) -> Callable[[Arch]
 
 
 def pairs(
-    first: Trainer,
-    make_second: Callable[[Arch], Trainer],
-    batches: list[Batch],
+    first: Any,
+    make_second: Callable[[Arch], Any],
+    batches: list[Any],
     archs: list[Arch],
-    second: list[Batch] | None = None,
+    second: list[Any] | None = None,
 ) -> list[tuple[float, float]]:
     """Seconds of a step of either, for each architecture; which one begins alternates.
 
     Args:
-        first: The one.
+        first: The one, a `Trainer` or `PlainProcess`.
         make_second: Makes the other for an architecture.
         batches: A batch for each architecture.
         archs: What to train.
@@ -148,6 +202,7 @@ def pairs(
         runs = [(first, batch), (other, other_batch)]
         for trainer, images in runs:
             trainer.step(images, arch)  # memory and optimizer state are there afterwards
+            trainer.choose(archs[i - 1])  # in a training every step has another architecture
         times = {}
         for trainer, images in runs[:: 1 if i % 2 else -1]:
             started = time.perf_counter()
@@ -157,13 +212,24 @@ def pairs(
     return results
 
 
-def peak_of(trainer: Trainer, arch: Arch, batches: list[Batch]) -> float:
-    """Peak memory of two steps, in units of 1e6 bytes."""
+def peak_of(trainer: Trainer, arch: Arch, batch: Batch) -> float:
+    """Peak memory of a step, in units of 1e6 bytes: of all tensors, weights and momentum included.
+
+    The memory of the process would say less: its allocator keeps what was freed, and pieces of it fit or do not.
+    """
     trainer.optimizer.zero_grad(set_to_none=True)  # gradients of other architectures are no part of it
-    forget_peak(torch.device('cpu'))
-    for batch in batches[:2]:
+    trainer.step(batch, arch)  # its momentum is there afterwards
+    trainer.optimizer.zero_grad(set_to_none=True)
+    held = [*trainer.model.parameters(), *trainer.model.buffers()]
+    held += [value for state in trainer.optimizer.state.values() for value in state.values()]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         trainer.step(batch, arch)
-    return peak_memory_mb(torch.device('cpu'))
+    with tempfile.TemporaryDirectory() as folder:
+        profiler.export_chrome_trace(f'{folder}/trace.json')
+        events = json.loads(Path(folder, 'trace.json').read_text())['traceEvents']
+    changes = [event['args']['Bytes'] for event in events if event['name'] == '[memory]']
+    tensors = {id(tensor): tensor.nbytes for tensor in held if isinstance(tensor, torch.Tensor)}
+    return (sum(tensors.values()) + max(itertools.accumulate(changes))) / 1e6
 
 
 def profile_steps(trainer: Trainer, batches: list[Batch], archs: list[Arch]) -> dict[str, float]:

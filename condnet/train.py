@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import fcntl
 import functools
 import io
 import json
@@ -200,13 +201,14 @@ def train(args: argparse.Namespace) -> None:
         step, scheduler = create_training(args, device, group)
         progress = resume(step, checkpoint, args) if checkpoint else Progress()
         batches, data = create_data(args, source, step.task.model.pretrained_cfg, device, group)
-    output = group.from_first(lambda: prepare_output(args, path))
-    try:
-        train_epochs(args, step, scheduler, progress, batches, data, output)
-    except (FloatingPointError, OSError) as error:
-        last = output / LAST
-        kept = f'the last good checkpoint is {last}' if last.exists() else 'no checkpoint was written before'
-        raise ValueError(f'{error}; {kept}') from error
+    with contextlib.ExitStack() as held:
+        output = group.from_first(lambda: prepare_output(args, path, held))
+        try:
+            train_epochs(args, step, scheduler, progress, batches, data, output)
+        except (FloatingPointError, OSError) as error:
+            last = output / LAST
+            kept = f'the last good checkpoint is {last}' if last.exists() else 'no checkpoint was written before'
+            raise ValueError(f'{error}; {kept}') from error
     group.leave()
 
 
@@ -500,17 +502,29 @@ def fixed_archs(model: nn.Module, num: int) -> list:
     return model.space.sample_distinct(min(num, len(model.space)), seed=0) if isinstance(model, Supernet) else []
 
 
-def prepare_output(args: argparse.Namespace, resumed: Path | None) -> Path:
+def prepare_output(args: argparse.Namespace, resumed: Path | None, held: contextlib.ExitStack) -> Path:
     """Make the output directory. In one that is continued, the checkpoint that was read becomes the last one.
 
+    Args:
+        args: Flags.
+        resumed: The checkpoint that was read.
+        held: Holds what keeps other trainings out.
+
     Raises:
-        ValueError: If another training is there.
+        ValueError: If another training is there, or running there.
     """
     output = Path(args.output)
     continues = args.resume and any(_is_same(args.resume, path) for path in (output, output / LAST))
     if training_checkpoints(output) and not continues:
         raise ValueError(f'{output} holds a training; continue it with --resume {output}, or choose another --output')
     output.mkdir(parents=True, exist_ok=True)
+    file = held.enter_context((output / '.lock').open('w'))
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, loader workers do not inherit it
+    except (BlockingIOError, PermissionError) as error:
+        raise ValueError(f'another training is running in {output}; wait for it, or choose another --output') from error
+    except OSError:  # a file system without locks
+        pass
     if resumed is not None and _is_same(resumed, output / PREVIOUS):
         os.replace(output / PREVIOUS, output / LAST)  # else the next checkpoint would replace it by the damaged one
     write_file(output / 'args.yaml', yaml.safe_dump(vars(args)).encode())

@@ -76,3 +76,5 @@ def test_figures_of_training(tiny_data, tmp_path, monkeypatch):
     assert all(value > 0 for value in figures.values())
     added = (4_567_642 - 782_938) * 4 * 2 / 1e6  # the paper's sizes; fp32 weights and momentum
     assert math.isclose(figures['added_weights_and_momentum_mb'], added)
+    growth = figures['memory_mb'] * (figures['memory_split_over_unsplit'] - 1)
+    assert added / 2 < growth < 1.01 * added  # two steps give not all weights momentum

@@ -2,6 +2,8 @@
 
 import csv
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -199,6 +201,21 @@ def test_resuming_an_earlier_checkpoint_does_not_overwrite_the_end(whole_run, ti
     assert main(train_args(tiny_data, whole_run, '--model-ema', *resume)) == 2
     assert 'holds a training' in capsys.readouterr().err
     assert (whole_run / 'last.pth.tar').read_bytes() == before
+
+
+def test_two_trainings_in_one_folder(tiny_data, tmp_path, capsys):
+    """Each would overwrite the other's checkpoints."""
+    hold = ("import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); "
+            "print('held', flush=True); time.sleep(60)")  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, '-c', hold, str(tmp_path / '.lock')], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == 'held\n'
+        assert main(train_args(tiny_data, tmp_path)) == 2
+        assert f'another training is running in {tmp_path}' in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == ['.lock']
+        other.kill()
+    assert main(train_args(tiny_data, tmp_path, '--stop-epoch', '1')) == 0
 
 
 def test_other_images_are_refused_on_resume(whole_run, tiny_data, tmp_path, capsys):
