@@ -1,0 +1,83 @@
+"""Make the pretrained super-networks of a space on CIFAR-10: one with the split, one without it, from one trunk.
+
+    python checkpoints/make_cifar10.py nb201 --data-dir DATA --rank-flags '--amp-dtype bfloat16'
+
+It trains both, ranks both, and writes both model folders with their cards. After an interruption, run it again.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from condnet.checkpoint import sha256
+from condnet.results import read_predictions, write_atomically
+
+_ROOT = Path(__file__).parents[1]
+_SPACES = {  # recipe, split epoch, architectures to rank with the split and without it
+    'nb201': ('nb201_cifar10', 60, '1000', '1000'),
+    'macro': ('macro', 42, 'all', '1000'),
+}
+_NUM_CHECKED = 4  # architectures that are ranked again, from the folder that is published
+
+
+def call(*command: str | Path) -> None:
+    """Run one of this project's commands."""
+    print('+', shlex.join(map(str, command)), flush=True)
+    subprocess.run([sys.executable, *map(str, command)], cwd=_ROOT, check=True)
+
+
+def train(output: Path, trunk: Path, recipe: str, flags: list[str | Path]) -> None:
+    """Train from a checkpoint of the trunk, or go on."""
+    start = output if (output / 'last.pth.tar').exists() else trunk
+    call('train.py', '-c', recipe, *flags, '--output', output, '--resume', start, '--recovery-interval', '100')
+
+
+def rank(checkpoint: Path, folder: Path, results: Path, num_archs: str, flags: list[str | Path]) -> None:
+    """Rank the half-precision weights of a training, and write its model folder with the best sub-network active."""
+    half = checkpoint.with_name('half')
+    call('-m', 'condnet.checkpoint', checkpoint, half)
+    if not results.exists():
+        call('validate.py', '--checkpoint', half, '--num-archs', num_archs, '--results-file', results, *flags)
+    call('-m', 'condnet.hub', 'prepare', half, folder, '--results', results, *flags)
+    # The folder differs from what was ranked in nothing but BatchNorm statistics, which a ranking estimates anew. So
+    # the results are its own; a few are computed again to see that.
+    predictions = read_predictions(results)[:_NUM_CHECKED]
+    again = checkpoint.with_name('again.csv')
+    archs = [str(prediction.index) for prediction in predictions]
+    call('validate.py', '--checkpoint', folder, '--results-file', again, *flags, '--archs', *archs)
+    if read_predictions(again) != predictions:
+        raise SystemExit(f'{folder} ranks otherwise than {half}: {again} differs from {results}')
+    summary = json.loads(results.with_suffix('.json').read_text())
+    summary |= {'checkpoint': folder.name, 'checkpoint_sha256': sha256(folder)}
+    write_atomically(results.with_suffix('.json'), (json.dumps(summary, indent=2) + '\n').encode())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('space', choices=_SPACES)
+    parser.add_argument('--data-dir', type=Path, required=True, help='directory with CIFAR-10 and the benchmark table')
+    parser.add_argument('--output', type=Path, help='default: output/SPACE_cifar10')
+    parser.add_argument('--train-flags', type=shlex.split, default=[], help='more flags of train.py, in one argument')
+    parser.add_argument('--rank-flags', type=shlex.split, default=[], help='flags of the evaluation, in one argument')
+    parser.add_argument('--split-epoch', type=int, help='default: as the recipe')
+    parser.add_argument('--num-archs', help='how many to rank; default: 1000, all of macro with the split')
+    args = parser.parse_args()
+    recipe, split_epoch, *numbers = _SPACES[args.space]
+    split_epoch = args.split_epoch or split_epoch
+    data = ['--data-dir', args.data_dir.resolve()]
+    output = (args.output or Path('output') / f'{args.space}_cifar10').resolve()
+    trunk = output / 'cond' / f'milestone-{split_epoch}.pth.tar'
+    starts = {'cond': (output / 'cond', split_epoch), 'spos': (trunk, 0)}
+    for num_archs, (kind, (start, epoch)) in zip(numbers, starts.items(), strict=True):
+        train(output / kind, start, recipe, [*data, '--split-epoch', str(epoch), *args.train_flags])
+        folder = output / f'{args.space}_cond_supernet.{kind}_cifar10'
+        results = output / f'{args.space}_{kind}_cifar10.csv'
+        flags = [*data, *args.rank_flags]
+        rank(output / kind / 'last.pth.tar', folder, results, args.num_archs or num_archs, flags)
+
+
+if __name__ == '__main__':
+    main()
