@@ -12,13 +12,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from condnet.checkpoint import sha256
-from condnet.results import read_predictions, write_atomically
+from condnet.checkpoint import sha256, training_checkpoints, write_file
+from condnet.results import read_predictions
+from condnet.train import parse_args
 
 _ROOT = Path(__file__).parents[1]
-_SPACES = {  # recipe, split epoch, architectures to rank with the split and without it
-    'nb201': ('nb201_cifar10', 60, '1000', '1000'),
-    'macro': ('macro', 42, 'all', '1000'),
+_SPACES = {  # recipe, architectures to rank with the split and without it
+    'nb201': ('nb201_cifar10', '1000', '1000'),
+    'macro': ('macro', 'all', '1000'),
 }
 _NUM_CHECKED = 4  # architectures that are ranked again, from the folder that is published
 
@@ -31,7 +32,7 @@ def call(*command: str | Path) -> None:
 
 def train(output: Path, trunk: Path, recipe: str, flags: list[str | Path]) -> None:
     """Train from a checkpoint of the trunk, or go on."""
-    start = output if (output / 'last.pth.tar').exists() else trunk
+    start = output if training_checkpoints(output) else trunk
     call('train.py', '-c', recipe, *flags, '--output', output, '--resume', start, '--recovery-interval', '100')
 
 
@@ -39,7 +40,7 @@ def rank(checkpoint: Path, folder: Path, results: Path, num_archs: str, flags: l
     """Rank the half-precision weights of a training, and write its model folder with the best sub-network active."""
     half = checkpoint.with_name('half')
     call('-m', 'condnet.checkpoint', checkpoint, half)
-    if not results.exists():
+    if not results.with_suffix('.json').exists():  # it is written after the CSV file
         call('validate.py', '--checkpoint', half, '--num-archs', num_archs, '--results-file', results, *flags)
     call('-m', 'condnet.hub', 'prepare', half, folder, '--results', results, *flags)
     # The folder differs from what was ranked in nothing but BatchNorm statistics, which a ranking estimates anew. So
@@ -52,7 +53,7 @@ def rank(checkpoint: Path, folder: Path, results: Path, num_archs: str, flags: l
         raise SystemExit(f'{folder} ranks otherwise than {half}: {again} differs from {results}')
     summary = json.loads(results.with_suffix('.json').read_text())
     summary |= {'checkpoint': folder.name, 'checkpoint_sha256': sha256(folder)}
-    write_atomically(results.with_suffix('.json'), (json.dumps(summary, indent=2) + '\n').encode())
+    write_file(results.with_suffix('.json'), (json.dumps(summary, indent=2) + '\n').encode())
 
 
 def main() -> None:
@@ -62,17 +63,19 @@ def main() -> None:
     parser.add_argument('--output', type=Path, help='default: output/SPACE_cifar10')
     parser.add_argument('--train-flags', type=shlex.split, default=[], help='more flags of train.py, in one argument')
     parser.add_argument('--rank-flags', type=shlex.split, default=[], help='flags of the evaluation, in one argument')
-    parser.add_argument('--split-epoch', type=int, help='default: as the recipe')
     parser.add_argument('--num-archs', help='how many to rank; default: 1000, all of macro with the split')
     args = parser.parse_args()
-    recipe, split_epoch, *numbers = _SPACES[args.space]
-    split_epoch = args.split_epoch or split_epoch
+    recipe, *numbers = _SPACES[args.space]
+    training = parse_args(['-c', recipe, *args.train_flags])
+    split_epoch = training.split_epoch
+    if split_epoch not in training.keep_epochs:
+        parser.error(f'the trunk is kept after epochs {training.keep_epochs}, not {split_epoch}, where it splits')
     data = ['--data-dir', args.data_dir.resolve()]
     output = (args.output or Path('output') / f'{args.space}_cifar10').resolve()
     trunk = output / 'cond' / f'milestone-{split_epoch}.pth.tar'
     starts = {'cond': (output / 'cond', split_epoch), 'spos': (trunk, 0)}
     for num_archs, (kind, (start, epoch)) in zip(numbers, starts.items(), strict=True):
-        train(output / kind, start, recipe, [*data, '--split-epoch', str(epoch), *args.train_flags])
+        train(output / kind, start, recipe, [*data, *args.train_flags, '--split-epoch', str(epoch)])
         folder = output / f'{args.space}_cond_supernet.{kind}_cifar10'
         results = output / f'{args.space}_{kind}_cifar10.csv'
         flags = [*data, *args.rank_flags]

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from condnet.models.pretrained import (
     find_pretrained,
     is_pretrained_name,
     read_config,
+    stream_sha256,
 )
 from condnet.models.supernet import Supernet, check_state_dict, state_dict_is_split
 
@@ -120,17 +122,23 @@ def find_training_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
 def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint that `train.py` wrote. Nothing in it is executed.
 
+    Returns:
+        What was saved, and the `sha256` of the file.
+
     Raises:
         ValueError: If the file is missing, damaged, or no such checkpoint.
     """
     if not Path(path).is_file():
         raise ValueError(f'no checkpoint file at {path}')
     try:
-        with zipfile.ZipFile(path) as file:
-            if damaged := file.testzip():  # torch itself ignores the checksums
-                raise ValueError(f'wrong checksum of {damaged}')
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        with open(path, 'rb') as file:  # once: a training that is running replaces it
+            digest = stream_sha256(file)
+            with zipfile.ZipFile(file) as archive:
+                if damaged := archive.testzip():  # torch itself ignores the checksums
+                    raise ValueError(f'wrong checksum of {damaged}')
+            file.seek(0)
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                checkpoint = torch.load(file, map_location='cpu', weights_only=True)
     except PermissionError:
         raise
     except Exception as error:  # zipfile and torch raise whatever a damaged or hostile file leads them to
@@ -141,7 +149,7 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(f'{path} is no training checkpoint of condnet: it lacks {", ".join(sorted(missing))}')
     if not isinstance(checkpoint['args'], argparse.Namespace) or not hasattr(checkpoint['args'], 'data_name'):
         raise ValueError(f'{path} is no training checkpoint of condnet: its args are of another program')
-    return checkpoint
+    return checkpoint | {'sha256': digest}
 
 
 def locate(checkpoint: str | Path) -> Path:
@@ -154,8 +162,28 @@ def locate(checkpoint: str | Path) -> Path:
     return find_pretrained(str(checkpoint)) if is_name else Path(checkpoint)
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """The model of a checkpoint, and what is known of it. All is read at once, as a training replaces its checkpoints.
+
+    Args:
+        model: The model, with its weights, on the CPU.
+        training: How they were trained, see `training_of`.
+        sha256: Of the checkpoint, see `sha256`.
+    """
+
+    model: nn.Module
+    training: dict[str, Any]
+    sha256: str
+
+
 def load_model(path: str | Path, use_ema: bool = False) -> nn.Module:
-    """Build the model of a checkpoint, with its weights, on the CPU.
+    """Build the model of a checkpoint, with its weights, on the CPU; arguments and errors as of `load_checkpoint`."""
+    return load_checkpoint(path, use_ema).model
+
+
+def load_checkpoint(path: str | Path, use_ema: bool = False) -> Loaded:
+    """Build the model of a checkpoint, and say what the checkpoint is.
 
     Args:
         path: A training checkpoint (`.pth.tar`), a folder with `model.safetensors` and `config.json`, or the name of a
@@ -169,13 +197,14 @@ def load_model(path: str | Path, use_ema: bool = False) -> nn.Module:
     if path.is_dir():
         if use_ema:
             raise ValueError(f'{path} is a model folder; averaged weights are in training checkpoints')
-        check_folder(path)
-        return _create_model(f'local-dir:{path}', {'pretrained': True}, path)
-    return _load_training_model(path, use_ema)
-
-
-def _load_training_model(path: str | Path, use_ema: bool) -> nn.Module:
+        config = check_folder(path)
+        model = _create_model(f'local-dir:{path}', {'pretrained': True}, path)
+        return Loaded(model, config.get('training', {}), sha256(path))
     checkpoint = read_training_checkpoint(path)
+    return Loaded(_load_training_model(path, checkpoint, use_ema), _describe(checkpoint), checkpoint['sha256'])
+
+
+def _load_training_model(path: Path, checkpoint: dict[str, Any], use_ema: bool) -> nn.Module:
     args, state_dict = checkpoint['args'], checkpoint.get('state_dict_ema' if use_ema else 'state_dict')
     if state_dict is None:
         raise ValueError(f'{path} has no averaged weights; train with --model-ema')
@@ -190,6 +219,9 @@ def _load_training_model(path: str | Path, use_ema: bool) -> nn.Module:
     model = _create_model(args.model, kwargs, path)
     check_state_dict(state_dict, model)
     model.load_state_dict(state_dict)
+    if isinstance(model, Supernet):  # training has mixed the statistics, also where it began with pretrained weights
+        model.set_active_subnet(None)
+        model.calibrated_subnet = None
     return model
 
 
@@ -218,7 +250,10 @@ def training_of(path: str | Path) -> dict[str, Any]:
     path = locate(path)
     if path.is_dir():
         return read_config(path).get('training', {})
-    checkpoint = read_training_checkpoint(path)
+    return _describe(read_training_checkpoint(path))
+
+
+def _describe(checkpoint: dict[str, Any]) -> dict[str, Any]:
     args = vars(checkpoint['args'])
     kept = (
         'data_name',
@@ -259,9 +294,11 @@ def save_model(model: nn.Module, folder: str | Path, training: dict[str, Any] | 
     for parameter in stored.parameters() if half else ():
         parameter.data = parameter.data.half()
     stored.pretrained_cfg = {**stored.pretrained_cfg, 'tag': Path(folder).name.partition('.')[2]}  # type: ignore[assignment, dict-item]
-    if isinstance(stored, Supernet) and stored.calibrated_subnet is not None:
-        active_subnet = stored.space.format(stored.calibrated_subnet)
-        stored._model_args = {**getattr(stored, '_model_args', {}), 'active_subnet': active_subnet}
+    if isinstance(stored, Supernet):
+        calibrated = stored.calibrated_subnet
+        active = {} if calibrated is None else {'active_subnet': stored.space.format(calibrated)}
+        model_args = {k: v for k, v in getattr(stored, '_model_args', {}).items() if k != 'active_subnet'}
+        stored._model_args = {**model_args, **active}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
@@ -286,10 +323,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('checkpoint', help='training checkpoint')
     parser.add_argument('folder', help='folder to write')
     args = parser.parse_args(argv)
-    return run(
-        'condnet.checkpoint',
-        lambda: save_model(load_model(args.checkpoint), args.folder, training_of(args.checkpoint)),
-    )
+
+    def convert() -> None:
+        loaded = load_checkpoint(args.checkpoint)
+        save_model(loaded.model, args.folder, loaded.training)
+
+    return run('condnet.checkpoint', convert)
 
 
 if __name__ == '__main__':

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from timm.data import create_dataset, create_loader
 from timm.utils import natural_key
+from torch.utils.data import IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 from torchvision.datasets import CIFAR10
 
@@ -265,10 +266,14 @@ def subset_withheld(images: Images, num: int) -> Images:
     """
     per_class, rest = divmod(num, len(images.classes))
     if per_class < 1 or rest:
-        raise ValueError(f'cannot take {num} images, expected a multiple of the {len(images.classes)} classes')
+        raise ValueError(
+            f'cannot take {num} images (--eval-images), expected a multiple of the {len(images.classes)} classes'
+        )
     least = int(images.targets.bincount(minlength=len(images.classes)).min())
     if per_class > least:
-        raise ValueError(f'cannot take {num} images, {per_class} of each class: a class has only {least} withheld')
+        raise ValueError(
+            f'cannot take {num} images (--eval-images), {per_class} of each class: a class has only {least} withheld'
+        )
     members = [(images.targets == target).nonzero().flatten() for target in range(len(images.classes))]
     return images.select(torch.cat([indices[:per_class] for indices in members]).sort().values)
 
@@ -455,8 +460,6 @@ class TimmLoader:
             # It adds seed and epoch, so that another seed would have the same orders in other epochs.
             sampler.seed = _epoch_generator(self.seed, epoch).initial_seed() - epoch
             sampler.set_epoch(epoch)
-        if hasattr(self.loader.dataset, 'set_epoch'):  # data sets that are streamed shuffle themselves
-            self.loader.dataset.set_epoch(epoch)
 
 
 _TORCH_SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'eval', 'evaluation', 'test'}
@@ -517,6 +520,8 @@ def create_timm_loader(
         )
     except (AssertionError, ImportError, OSError, RuntimeError, ValueError) as error:
         raise ValueError(f'timm cannot open data set {dataset!r}, split {split!r}, in {data_dir}: {error}') from error
+    if isinstance(data, IterableDataset):
+        raise ValueError(f'data set {dataset!r} is streamed; expected one whose images can be read in any order')
     loader = create_loader(
         data,
         input_size,
@@ -562,7 +567,8 @@ def timm_images(
     )
     data = loader.loader.dataset
     if len(data) < num:
-        raise ValueError(f'{dataset}, split {split!r}, has {len(data)} images, expected at least {num}')
+        raise ValueError(f'{dataset}, split {split!r}, has {len(data)} images, expected at least {num}; the flags '
+                         'for calibration batches and --eval-images say how many')  # fmt: skip
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:num].tolist()
     pairs = [data[i] for i in chosen]
     targets = torch.tensor([int(target) for _, target in pairs])

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from condnet.counts import describe_untrained, untrained_choices
 from condnet.data import InMemoryLoader, TimmLoader
+from condnet.memory import peak_memory_mb
 from condnet.models import Supernet
 from condnet.ranking import EvaluationData, accuracy_and_loss, evaluate_subnet
 from condnet.spaces import Arch
@@ -174,10 +174,3 @@ def evaluate_fixed_archs(task: SupernetTask, archs: list[Arch], data: Evaluation
         'accuracy': sum(accuracies) / len(accuracies),
         'seconds': round(time.perf_counter() - started, 2),
     }
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MiB: what was allocated on a GPU, or the process's resident memory on the CPU."""
-    if device.type == 'cuda':
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)

@@ -14,14 +14,14 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 
 from condnet.benchmarks import BenchmarkTable
 from condnet.calibration import calibrate
-from condnet.checkpoint import load_model, save_model, training_of
+from condnet.checkpoint import load_model, save_model, write_file
 from condnet.commands import run
 from condnet.data import Images, holds_images, load_images
 from condnet.glyphs import render_glyphs
 from condnet.models import Supernet
-from condnet.models.pretrained import CONFIG_NAME, WEIGHTS_NAME, check_folder
+from condnet.models.pretrained import CONFIG_NAME, WEIGHTS_NAME, check_folder, is_pretrained_name
 from condnet.ranking import Prediction, accuracy_and_loss, autocast
-from condnet.results import describe_training, read_predictions, write_atomically
+from condnet.results import describe_training, read_predictions
 from condnet.validate import (
     add_evaluation_flags,
     check_evaluation_flags,
@@ -52,14 +52,16 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     folder, results = Path(args.folder), Path(args.results)
     predictions, summary = read_predictions(results), json.loads(results.with_suffix('.json').read_text())
     model = load_supernet(args)
-    ranked = {key: summary.get(key) for key in ('model', 'space', 'split', 'training')}
-    own = {'model': model.pretrained_cfg['architecture'], 'space': str(model.space), 'split': model.is_split}
-    for key, value in {**own, 'training': training_of(args.checkpoint)}.items():
-        if ranked[key] != value:
-            raise ValueError(f'{results} ranks with {key} {ranked[key]!r}, {args.checkpoint} has {value!r}')
+    evaluation = provenance(model, args)
+    for key in ('model', 'space', 'split', 'training', 'ema', 'checkpoint_sha256'):
+        if summary.get(key) != evaluation[key]:
+            raise ValueError(f'{results} ranks with {key} {summary.get(key)!r}, {args.checkpoint} has '
+                             f'{evaluation[key]!r}')  # fmt: skip
     calibration, validation, dataset = load_evaluation_images(model, args)
     table = find_table(model, dataset, args)
     best = max(predictions, key=lambda prediction: (prediction.accuracy, -prediction.loss))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CARD_NAME).unlink(missing_ok=True)  # an old card must not describe the new weights
     save_calibrated(model, best, calibration, validation, folder, args)
     test, kind = find_test_images(validation, args)
     facts = {
@@ -69,10 +71,10 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
         'index': best.index,
         'dataset': dataset,
         'truth': true_accuracy(table, best.index),
-        'evaluation': provenance(model, args),
+        'evaluation': evaluation,
         'ranking': summary,
     }
-    write_atomically(folder / CARD_NAME, str(make_card(folder.name, facts)).encode())
+    write_file(folder / CARD_NAME, str(make_card(folder.name, facts)).encode())
     _logger.info(f'{folder}: sub-network {facts["arch"]}, accuracy {facts["accuracy"]:.2f}')
     return facts
 
@@ -92,7 +94,7 @@ def save_calibrated(
     model.set_active_subnet(best.index)
     with autocast(data):
         calibrate(model, data.calibration, momentum=data.momentum)
-    save_model(model.eval(), folder, training_of(args.checkpoint))
+    save_model(model.eval(), folder, args.training)
 
 
 def find_test_images(validation: Images, args: argparse.Namespace) -> tuple[Images, str]:
@@ -115,7 +117,7 @@ def find_test_images(validation: Images, args: argparse.Namespace) -> tuple[Imag
 
 def evaluate_saved(folder: Path, images: Images, args: argparse.Namespace) -> dict[str, Any]:
     """Accuracy and loss of the active sub-network of a folder, freshly loaded."""
-    loaded = argparse.Namespace(**{**vars(args), 'checkpoint': str(folder)})
+    loaded = argparse.Namespace(**{**vars(args), 'checkpoint': str(folder), 'use_ema': False})
     model = load_supernet(loaded).eval()
     data = prepare_data(model, images.select(images.targets.new_zeros(1)), images, loaded)
     accuracy, loss = accuracy_and_loss(model, data)
@@ -133,6 +135,8 @@ def make_card(name: str, facts: dict[str, Any]) -> ModelCard:
     results = [_result(dataset, f'{dataset}, {facts["kind"]}', 'accuracy', 'Accuracy', facts['accuracy'])]
     for by in ('accuracy', 'loss', 'flops'):
         for metric in ('kendall_tau', 'top1', 'top10', 'improvement1') if by in ranking else ():
+            if ranking[by][metric] is None:  # as the tau of equal predictions
+                continue
             label = f'{metric}, ranked by {by}'
             results.append(
                 _result(ranking['space'], f'{ranking["space"]} benchmark', metric, label, ranking[by][metric])
@@ -161,36 +165,40 @@ def _result(dataset: str, dataset_name: str, metric: str, label: str, value: flo
 
 def _card_text(name: str, facts: dict[str, Any]) -> str:
     ranking, evaluation = facts['ranking'], facts['evaluation']
-    paper = _PAPER.get(ranking['space']) if facts['dataset'] == 'cifar10' else None
+    training = evaluation['training']
+    settings = 'batch {batch_size}, learning rate {lr}, weight decay {weight_decay}'
+    if 'accuracy' not in ranking:
+        comparison = 'There is no benchmark to compare the predictions with.'
+    else:
+        paper = _PAPER.get(ranking['space']) if facts['dataset'] == 'cifar10' else None
+        comparison = _COMPARISON.format(r=ranking, table=_ranking_table(ranking))
+        comparison += f'\n\nThe paper, means of ten seeds: {paper}.' if paper else ''
     return _CARD.format(
         name=name,
         r=ranking,
         e=evaluation,
         f=facts,
-        training=evaluation['training'],
-        trained=describe_training(evaluation['training']),
+        trained=f'{describe_training(training)}, {settings.format(**training)}' if training else 'how is not recorded',
         conditional='with' if ranking['split'] else 'without',
-        table=_ranking_table(ranking) + (f'\n\nThe paper, means of ten seeds: {paper}.' if paper else ''),
+        comparison=comparison,
         truth='' if facts['truth'] is None else f'\nTrained alone, it reaches {facts["truth"]:.2f} % of the test set.',
+        loaded=name if is_pretrained_name(name) else f'hf-hub:ORGANIZATION/{name}',
     )
 
 
 _CARD = """# {name}
 
 A one-shot NAS super-network of the search space {r[space]}, {conditional} conditional weights
-([paper](https://arxiv.org/abs/2104.11522)), trained with condnet on {f[dataset]}: {trained},
-batch {training[batch_size]}, learning rate {training[lr]}, weight decay {training[weight_decay]}.
+([paper](https://arxiv.org/abs/2104.11522)), trained with condnet on {f[dataset]}: {trained}.
 It predicts the accuracy of any architecture of the space without training that architecture.
 
 ## How it ranks
 
 {r[num_archs]} architectures ({r[architectures]}), each with its BatchNorm statistics estimated anew on
 {r[calibration][batches]} batches of {r[calibration][batch_size]} training images, evaluated on {r[eval_images]}
-withheld images, and compared with the true accuracies of the benchmark (mean {r[truth_mean]:.2f}, best
-{r[truth_max]:.2f}). Run on {r[hardware]}, {r[amp_dtype]}, torch {r[versions][torch]}. Parameters and FLOPs are
-the trivial baselines.
+withheld images. Run on {r[hardware]}, {r[amp_dtype]}, torch {r[versions][torch]}.
 
-{table}
+{comparison}
 
 ## The active sub-network
 
@@ -203,9 +211,13 @@ They fit this sub-network only: after choosing another one, call `condnet.calibr
 ```python
 import timm, condnet
 
-m = timm.create_model('{name}', pretrained=True).eval()  # or 'hf-hub:ORGANIZATION/{name}'
+m = timm.create_model('{loaded}', pretrained=True).eval()  # or 'local-dir:FOLDER'
 ```
 """
+_COMPARISON = """Compared with the true accuracies of the benchmark (mean {r[truth_mean]:.2f}, best {r[truth_max]:.2f});
+parameters and FLOPs are the trivial baselines.
+
+{table}"""
 
 
 def _ranking_table(ranking: dict[str, Any]) -> str:

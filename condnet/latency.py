@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -87,18 +88,24 @@ class MeasuredLatency:
         num_classes: Number of classes of the network.
         input_size: Channels, height and width of the image.
         device: Where to measure.
+        network: More arguments of the network, where the benchmark's is not the default.
     """
 
     def __init__(
-        self, space: SearchSpace, num_classes: int, input_size: tuple[int, int, int], device: torch.device
+        self,
+        space: SearchSpace,
+        num_classes: int,
+        input_size: tuple[int, int, int],
+        device: torch.device,
+        network: dict[str, Any] | None = None,
     ) -> None:
         self.space, self.num_classes, self.input_size, self.device = space, num_classes, input_size, device
+        self.network = network or {}
 
     @torch.inference_mode()
     def __call__(self, arch: Arch) -> float:
-        net = timm.create_model(
-            f'{self.space.name}_net', arch=arch, num_classes=self.num_classes, in_chans=self.input_size[0]
-        )
+        kwargs = {**self.network, 'num_classes': self.num_classes, 'in_chans': self.input_size[0]}
+        net = timm.create_model(f'{self.space.name}_net', arch=arch, **kwargs)
         net.to(self.device).eval()
         image = torch.zeros(1, *self.input_size, device=self.device)
         seconds = [self._time(net, image) for _ in range(_WARMUPS + _REPEATS)]

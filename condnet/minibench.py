@@ -27,13 +27,13 @@ from torch import nn
 
 import condnet.models  # noqa: F401  # registers the networks
 from condnet.benchmarks import load_benchmark
+from condnet.checkpoint import write_file
 from condnet.commands import run
 from condnet.data import Batch, Images, InMemoryLoader
 from condnet.glyphs import AUGMENTATION, MEAN, STD, render_glyphs
 from condnet.memory import keep_freed_memory
 from condnet.metrics import noise_ceiling, ranking_metrics
 from condnet.ranking import EvaluationData, accuracy_and_loss, evaluation_data
-from condnet.results import write_atomically
 from condnet.spaces import NB201_NETWORKS, get_space
 
 _logger = logging.getLogger('minibench')
@@ -158,7 +158,7 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     writer = csv.DictWriter(text, rows[0], lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+    write_file(path, text.getvalue().encode())
 
 
 def describe(rows: list[Row], num_seeds: int) -> dict[str, float | None]:

@@ -9,7 +9,6 @@ import fcntl
 import io
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,29 +16,13 @@ from typing import Any
 import numpy as np
 
 from condnet.benchmarks import BenchmarkTable
-from condnet.checkpoint import USUAL
+from condnet.checkpoint import USUAL, write_file
 from condnet.commands import run
 from condnet.metrics import summarize
 from condnet.ranking import Prediction
 
 _FIELDS = ('index', 'accuracy', 'loss')
 TABLE_START, TABLE_END = '<!-- results: start -->', '<!-- results: end -->'
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: If it cannot be written; the error names the file.
-    """
-    temporary = path.with_name(f'.{path.name}.tmp')
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk's error names no file
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_predictions(path: Path, predictions: list[Prediction]) -> None:
@@ -49,7 +32,7 @@ def write_predictions(path: Path, predictions: list[Prediction]) -> None:
     writer.writerow(_FIELDS)
     for prediction in sorted(predictions, key=lambda prediction: prediction.index):
         writer.writerow((prediction.index, repr(prediction.accuracy), repr(prediction.loss)))
-    write_atomically(path, text.getvalue().encode())
+    write_file(path, text.getvalue().encode())
 
 
 def read_predictions(path: str | Path) -> list[Prediction]:
@@ -247,7 +230,7 @@ def update_readme(readme: Path, folder: Path) -> bool:
         raise ValueError(f'{readme} lacks the marks {TABLE_START} and {TABLE_END}')
     updated = f'{text[:start]}{TABLE_START}\n{format_table(folder)}\n{text[end:]}'
     if updated != text:
-        write_atomically(readme, updated.encode())
+        write_file(readme, updated.encode())
     return updated != text
 
 

@@ -36,14 +36,13 @@ from optuna.trial import Trial, TrialState
 
 import condnet
 from condnet.benchmarks import PACKAGED_TABLES, BenchmarkTable
-from condnet.checkpoint import sha256, training_of
+from condnet.checkpoint import sha256, write_file
 from condnet.commands import find_device, hardware_name, run
 from condnet.export import calibrated_subnet, check_onnx_packages, export_network, export_onnx
 from condnet.latency import MeasuredLatency, read_latency_table
 from condnet.models import Supernet
 from condnet.ranking import EvaluationData, Prediction, predict
-from condnet.results import write_atomically
-from condnet.spaces import Arch, SearchSpace
+from condnet.spaces import Arch, SearchSpace, benchmark_network
 from condnet.validate import (
     add_evaluation_flags,
     check_evaluation_flags,
@@ -414,7 +413,7 @@ def _tell(study: optuna.Study, problem: Problem, trials: list[Trial], candidate:
 
 
 def search_exhaustively(study: optuna.Study, problem: Problem, archs: list[Arch], evaluate: Evaluate) -> None:
-    """Evaluate architectures in one go, those that the study does not hold yet.
+    """Evaluate architectures in one go, those that the study does not hold yet; the work is not shared.
 
     The work of Optuna's grid sampler, which reads all trials again at every proposal, and proposes one at a time.
     """
@@ -496,7 +495,7 @@ def write_architectures(path: Path, problem: Problem, candidates: list[Candidate
     for candidate in candidates:
         names = problem.space.index(candidate.arch), problem.space.format(candidate.arch)
         writer.writerow([*names, *map(repr, candidate.attributes().values()), int(candidate.arch in front)])
-    write_atomically(path, text.getvalue().encode())
+    write_file(path, text.getvalue().encode())
 
 
 _LABELS = {
@@ -595,9 +594,9 @@ def search_architectures(args: argparse.Namespace) -> dict[str, Any]:
         OSError: If a disk is full. What was evaluated is in the storage then.
     """
     model = load_supernet(args)
-    problem = make_problem(model, args)
-    feasible = problem.feasible()
     calibration, validation, dataset = load_evaluation_images(model, args)
+    problem = make_problem(model, dataset, args)
+    feasible = problem.feasible()
     table = find_truth(model, dataset, args)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     identity = search_identity(model, problem, dataset, len(validation), args)
@@ -612,7 +611,7 @@ def search_architectures(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError('no proposal was within the limits; expected less tight ones')
     output.mkdir(parents=True, exist_ok=True)
     write_architectures(output / 'architectures.csv', problem, candidates, front)
-    write_atomically(output / 'front.png', plot_candidates(problem, candidates, front))
+    write_file(output / 'front.png', plot_candidates(problem, candidates, front))
     winner = candidates[0]
     summary = {
         'winner': describe_candidate(problem, winner),
@@ -625,26 +624,34 @@ def search_architectures(args: argparse.Namespace) -> dict[str, Any]:
         **identity,
         'sampler': args.sampler,
         'seed': args.seed,
-        'training': training_of(args.checkpoint),
+        'training': args.training,
         'hardware': hardware_name(find_device(args.device)),
         'versions': {'torch': torch.__version__, 'timm': timm.__version__, 'optuna': optuna.__version__},
     }
-    write_atomically(output / 'search.json', (json.dumps(summary, indent=2) + '\n').encode())
+    write_file(output / 'search.json', (json.dumps(summary, indent=2) + '\n').encode())
     print(format_summary(summary))
     return summary
 
 
-def make_problem(model: Supernet, args: argparse.Namespace) -> Problem:
-    """What the flags ask for."""
+def make_problem(model: Supernet, dataset: str, args: argparse.Namespace) -> Problem:
+    """What the flags ask for. Costs are those of the benchmark's networks on the data set, or else on CIFAR-10.
+
+    Raises:
+        ValueError: If they contradict each other.
+    """
     limits = {name: getattr(args, f'max_{name}') for name in _LIMITS if getattr(args, f'max_{name}') is not None}
     objectives = tuple(args.objectives.split(','))
     latency: Callable[[Arch], float] | None = None
     if args.latency_table:
         latency = read_latency_table(args.latency_table, model.space, args.latency_device).__getitem__
     elif 'latency' in (*objectives, *limits):
-        config = model.pretrained_cfg
-        latency = MeasuredLatency(model.space, model.num_classes, config['input_size'], find_device(args.device))
-    dataset = args.dataset if (model.space.name, args.dataset) in PACKAGED_TABLES else 'cifar10'
+        if args.sampler == 'grid' and 'latency' in limits:
+            raise ValueError('--sampler grid with --max-latency needs --latency-table; the latency of every '
+                             'architecture would have to be measured first')  # fmt: skip
+        size, network = model.pretrained_cfg['input_size'], benchmark_network(model.space.name, dataset)
+        latency = MeasuredLatency(model.space, model.num_classes, size, find_device(args.device), network)
+    if (model.space.name, dataset) not in PACKAGED_TABLES:
+        dataset = 'cifar10'
     return Problem(model.space, objectives, limits, latency, dataset)
 
 
@@ -670,7 +677,7 @@ def search_identity(
         latency = hardware_name(find_device(args.device))
     return {
         'model': model.pretrained_cfg['architecture'],
-        'checkpoint_sha256': sha256(args.checkpoint),
+        'checkpoint_sha256': args.checkpoint_sha256,
         'ema': args.use_ema,
         'space': str(problem.space),
         'objectives': list(problem.objectives),
@@ -712,7 +719,7 @@ def export_winner(
 ) -> dict[str, Any]:
     """Write the winner as a network of its own, and return what it costs and scores."""
     net = calibrated_subnet(model, winner.arch, data)
-    network = export_network(net, output / 'network', training_of(args.checkpoint), data)
+    network = export_network(net, output / 'network', args.training, data)
     if args.onnx:
         network['onnx_difference'] = export_onnx(net, output / 'network.onnx', data.images[: data.batch_size])
     return network

@@ -3,8 +3,9 @@
 A queue in torchrun's key-value store hands out small pieces of the tree of architectures, so that no process idles.
 The first process collects the predictions. They do not depend on who made them, at equal threads per process.
 
-Keys of the store: `archs`, all architectures; `pieces`, how many pieces are handed out; `message/RANK/NUMBER`, what a
-helper sends: its predictions, then null; `beats/RANK`, a number that grows as long as that helper lives.
+Keys of the store: `first`, set when the first process has the data; `settings`, what it ranks; `archs`, all
+architectures; `pieces`, how many pieces are handed out; `message/RANK/NUMBER`, what a helper sends: its predictions,
+then null; `beats/RANK`, a number that grows as long as that helper lives.
 """
 
 import json
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed
 from torch.distributed.rendezvous import rendezvous
@@ -24,6 +26,7 @@ from condnet.ranking import EvaluationData, Prediction, group_by_route, predict
 from condnet.spaces import Arch
 
 _PATIENCE = timedelta(minutes=5)  # for the start of another process
+_DOWNLOAD = timedelta(hours=2)  # for the first process to fetch the data
 _BEAT = 1.0  # seconds between a helper's signs of life, however long it evaluates
 _SILENCE = 30.0  # seconds without one after which a helper is lost
 _PIECES_PER_PROCESS = 16
@@ -41,6 +44,38 @@ class Team:
     def __init__(self, store: torch.distributed.Store, rank: int, size: int) -> None:
         self.store, self.rank, self.size = store, rank, size
         store.set_timeout(_PATIENCE)
+
+    @contextmanager
+    def first_ahead(self, apply: bool) -> Iterator[None]:
+        """Have the first process do something before the others do it too, as to download what all then read.
+
+        Raises:
+            ConnectionError: If the first process is lost.
+        """
+        if apply and self.rank > 0:
+            with in_contact('ranking', torch.distributed.DistError):
+                self.store.wait(['first'], _DOWNLOAD)
+        yield
+        if apply and self.rank == 0:
+            self.store.set('first', 'done')
+
+    def check_equal(self, settings: dict[str, Any]) -> None:
+        """Check that this process ranks what the first one does.
+
+        Raises:
+            ValueError: If anything differs; it may have read the checkpoint of a running training at another moment.
+            ConnectionError: If the first process is lost.
+        """
+        own = json.loads(json.dumps(settings))
+        with in_contact('ranking', torch.distributed.DistError):
+            if self.rank == 0:
+                self.store.set('settings', json.dumps(own))
+                return
+            first = json.loads(self.store.get('settings'))
+        for key in own.keys() | first.keys():
+            if own.get(key) != first.get(key):
+                raise ValueError(f'the process of rank {self.rank} ranks with {key} {own.get(key)!r}, the first one '
+                                 f'with {first.get(key)!r}')  # fmt: skip
 
     def lead(self, model: Supernet, archs: list[Arch], data: EvaluationData) -> Iterator[Prediction]:
         """Predictions of all processes, as they come.

@@ -240,6 +240,11 @@ NB201_NETWORKS: dict[str, dict[str, Any]] = {
 _IMAGE_SIZES = {'cifar10': 32, 'glyphs': 16}  # pixels along a side
 
 
+def benchmark_network(space: str, dataset: str) -> dict[str, Any]:
+    """Arguments of the model `<space>_net` that make it the benchmark's network, where they are not the default."""
+    return NB201_NETWORKS.get(dataset, {}) if space == 'nb201' else {}
+
+
 @functools.cache
 def _nb201_cost_table(dataset: str) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
     if dataset not in NB201_NETWORKS:

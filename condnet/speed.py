@@ -22,13 +22,12 @@ from scipy.stats import kendalltau
 
 import condnet
 from condnet.calibration import CALIBRATION_BATCH_SIZE, calibrate
-from condnet.checkpoint import load_model, sha256
+from condnet.checkpoint import load_model, sha256, write_file
 from condnet.commands import find_device, hardware_name, run
 from condnet.data import Images, load_images
 from condnet.memory import forget_peak, peak_memory_mb
 from condnet.models import Supernet
 from condnet.ranking import EvaluationData, choose_images, evaluation_data, group_by_route, predict, walk
-from condnet.results import write_atomically
 from condnet.spaces import Arch
 from condnet.speed_training import format_training, measure_training
 
@@ -85,7 +84,7 @@ def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     }
     file = Path(args.results_file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, (json.dumps(figures, indent=2) + '\n').encode())
+    write_file(file, (json.dumps(figures, indent=2) + '\n').encode())
     return figures
 
 

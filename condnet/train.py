@@ -113,7 +113,9 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--eval-interval', type=int, default=1, help='every so many epochs; 0 for never')
     group.add_argument('--eval-archs', type=int, default=4, help='architectures (drawn with seed 0)')
     group.add_argument('--eval-batches', type=int, default=4, help='calibration batches of 256')
-    group.add_argument('--eval-images', type=int, default=1000, help='withheld images')
+    group.add_argument(
+        '--eval-images', type=int, help='withheld images (default: up to 1,000, equally many of a class)'
+    )
     group.add_argument('--log-interval', type=int, default=50, help='batches between lines of the log')
     return parser
 
@@ -170,7 +172,7 @@ def _setting_type(action: argparse.Action) -> type:
 def _check_args(args: argparse.Namespace) -> None:
     for name in ('epochs', 'batch_size', 'eval_archs', 'eval_batches', 'eval_images', 'log_interval',
                  'grad_accum_steps'):  # fmt: skip
-        if getattr(args, name) < 1:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
     for name in ('seed', 'recovery_interval'):
         if getattr(args, name) < 0:
@@ -202,7 +204,7 @@ def train(args: argparse.Namespace) -> None:
         progress = resume(step, checkpoint, args) if checkpoint else Progress()
         batches, data = create_data(args, source, step.task.model.pretrained_cfg, device, group)
     with contextlib.ExitStack() as held:
-        output = group.from_first(lambda: prepare_output(args, path, held))
+        output = group.from_first(lambda: prepare_output(args, path, checkpoint, held))
         try:
             train_epochs(args, step, scheduler, progress, batches, data, output)
         except (FloatingPointError, OSError) as error:
@@ -307,6 +309,8 @@ def create_training(
         )
     except (RuntimeError, TypeError) as error:  # unknown model, unknown argument
         raise ValueError(f'cannot build the model {args.model!r}: {error}') from error
+    if isinstance(model, Supernet) and model.is_split:
+        raise ValueError(f'a training starts unsplit, and {args.model} is split already')
     if args.split_epoch and not isinstance(model, Supernet):
         raise ValueError(f'--split-epoch needs a super-network, {args.model} is none')
     if args.sync_bn:
@@ -332,6 +336,8 @@ def create_training(
     step = TrainingStep(task, optimizer, group, args.grad_accum_steps, amp_dtype, args.update_unsampled)
     return step, scheduler
 
+
+_DEFAULT_EVAL_IMAGES = 1000  # withheld images for the check after an epoch
 
 # What must be the same for a resumed training to be the one that was interrupted.
 _SAME = ('model', 'model_kwargs', 'num_classes', 'input_size', 'data_name', 'data_sha256', 'epochs',
@@ -487,10 +493,16 @@ def create_data(
 def choose_evaluation_images(args: argparse.Namespace, images: Images | None) -> tuple[Images, Images]:
     """Images to calibrate on, and withheld images to validate on, for the check after an epoch."""
     if images is not None:
-        return choose_images(images, args.eval_batches, args.eval_images)
+        num_images = args.eval_images
+        if num_images is None:
+            num_classes, withheld = len(images.classes), images.targets[withheld_indices(images.targets)[1]]
+            least = int(withheld.bincount(minlength=num_classes).min())
+            num_images = min(least, _DEFAULT_EVAL_IMAGES // num_classes) * num_classes or None  # None: all
+        return choose_images(images, args.eval_batches, num_images)
     size, num = tuple(args.input_size), args.eval_batches * CALIBRATION_BATCH_SIZE
     calibration = timm_images(args.dataset, args.data_dir, args.train_split, num, size)
-    validation = timm_images(args.dataset, args.data_dir, args.val_split, args.eval_images, size, args.download)
+    num = args.eval_images or _DEFAULT_EVAL_IMAGES
+    validation = timm_images(args.dataset, args.data_dir, args.val_split, num, size, args.download)
     classes = 1 + int(max(calibration.targets.max(), validation.targets.max()))
     if classes > args.num_classes:
         raise ValueError(f'--num-classes is {args.num_classes}, but {args.dataset} has at least {classes} classes')
@@ -502,16 +514,19 @@ def fixed_archs(model: nn.Module, num: int) -> list:
     return model.space.sample_distinct(min(num, len(model.space)), seed=0) if isinstance(model, Supernet) else []
 
 
-def prepare_output(args: argparse.Namespace, resumed: Path | None, held: contextlib.ExitStack) -> Path:
+def prepare_output(
+    args: argparse.Namespace, resumed: Path | None, checkpoint: dict[str, Any] | None, held: contextlib.ExitStack
+) -> Path:
     """Make the output directory. In one that is continued, the checkpoint that was read becomes the last one.
 
     Args:
         args: Flags.
-        resumed: The checkpoint that was read.
+        resumed: The file of the checkpoint that was read.
+        checkpoint: What was read; None for a training from the start.
         held: Holds what keeps other trainings out.
 
     Raises:
-        ValueError: If another training is there, or running there.
+        ValueError: If another training is there, or is running there, or was a moment ago.
     """
     output = Path(args.output)
     continues = args.resume and any(_is_same(args.resume, path) for path in (output, output / LAST))
@@ -525,6 +540,10 @@ def prepare_output(args: argparse.Namespace, resumed: Path | None, held: context
         raise ValueError(f'another training is running in {output}; wait for it, or choose another --output') from error
     except OSError:  # a file system without locks
         pass
+    if continues and training_checkpoints(output):  # another process may have gone on before the lock was this one's
+        newest = find_training_checkpoint(output)[1]
+        if checkpoint is None or newest['sha256'] != checkpoint['sha256']:
+            raise ValueError(f'another training has gone on in {output} meanwhile; run the same command again')
     if resumed is not None and _is_same(resumed, output / PREVIOUS):
         os.replace(output / PREVIOUS, output / LAST)  # else the next checkpoint would replace it by the damaged one
     write_file(output / 'args.yaml', yaml.safe_dump(vars(args)).encode())

@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 import condnet
 from condnet.benchmarks import FILE_NAMES, PACKAGED_TABLES, BenchmarkTable, holds_table, load_benchmark
-from condnet.checkpoint import load_model, sha256, training_of
+from condnet.checkpoint import load_checkpoint, write_file
 from condnet.commands import DATASET_HELP, find_device, hardware_name, open_images, run
 from condnet.counts import describe_untrained
 from condnet.data import Images, check_size, dataset_name, timm_images
@@ -27,7 +28,7 @@ from condnet.ranking import (
     evaluation_data,
     predict,
 )
-from condnet.results import Journal, plot_predictions, summarize_predictions, write_atomically, write_predictions
+from condnet.results import Journal, plot_predictions, summarize_predictions, write_predictions
 from condnet.sharing import Team, join_team
 from condnet.spaces import Arch, SearchSpace
 
@@ -113,11 +114,13 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
     """
     model = load_supernet(args)
     given = {model.space.parse(arch) for arch in args.archs or ()}
-    calibration, validation, name = load_evaluation_images(model, args)
     is_ranking = len(given) > 1 or (not given and args.num_archs != '1')  # one architecture has no rank
-    table = find_table(model, name, args) if is_ranking else None
+    team = join_team()
+    with team.first_ahead(args.download) if team is not None else nullcontext():
+        calibration, validation, name = load_evaluation_images(model, args)
+        table = find_table(model, name, args) if is_ranking else None
     archs = sorted(given, key=model.space.index) or draw_archs(model.space, table, args)
-    if warning := describe_untrained(model.space, archs, training_of(args.checkpoint).get('untrained', [])):
+    if warning := describe_untrained(model.space, archs, args.training.get('untrained', [])):
         _logger.warning(f'of what is ranked, {warning}')
     if table is not None:
         table = table.select([model.space.index(arch) for arch in archs])
@@ -125,10 +128,11 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
     settings = {**provenance(model, args), 'dataset': name, 'eval_images': len(validation)}
     settings['architectures'] = 'given' if args.archs else f'{args.num_archs}, drawn with seed {args.seed}'
     settings |= {'table': None if table is None else {'file': Path(table.path).name, 'sha256': table.sha256}}
-    team = join_team()
-    if team is not None and team.rank > 0:
-        team.help(model, data)
-        return settings
+    if team is not None:
+        team.check_equal({key: value for key, value in settings.items() if key != 'hardware'})
+        if team.rank > 0:
+            team.help(model, data)
+            return settings
     path = Path(args.results_file)
     journal = Journal(path.with_suffix('.partial'), settings)
     predictions = rank_architectures(model, archs, data, journal, team)
@@ -158,8 +162,9 @@ def rank_architectures(
 
 
 def load_supernet(args: argparse.Namespace) -> Supernet:
-    """The super-network of the checkpoint."""
-    model = load_model(args.checkpoint, args.use_ema)
+    """The super-network of the checkpoint; settles what `args` say of it, `training` and `checkpoint_sha256`."""
+    loaded = load_checkpoint(args.checkpoint, args.use_ema)
+    model, args.training, args.checkpoint_sha256 = loaded.model, loaded.training, loaded.sha256
     if not isinstance(model, Supernet):
         raise ValueError(f'{args.checkpoint} holds a {type(model).__name__}, expected a super-network')
     name = model.pretrained_cfg['architecture']
@@ -175,7 +180,7 @@ def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[I
     Raises:
         ValueError: If the checkpoint was trained on another data set.
     """
-    if not args.data_dir and not args.dataset and training_of(args.checkpoint).get('data_name') == 'glyphs':
+    if not args.data_dir and not args.dataset and args.training.get('data_name') == 'glyphs':
         args.dataset = 'glyphs'  # which is always at hand
     size, images = model.pretrained_cfg['input_size'], open_images(args)
     source = args.data_dir or args.dataset
@@ -188,7 +193,7 @@ def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[I
         check_size(images, size)
         name = dataset_name(images)
         calibration, validation = choose_images(images, args.calib_batches, args.eval_images)
-    trained_on = training_of(args.checkpoint).get('data_name', name)
+    trained_on = args.training.get('data_name', name)
     if trained_on != name:
         raise ValueError(f'{args.checkpoint} was trained on data {trained_on!r}, not on {name!r} of {source}')
     if int(validation.targets.max()) >= model.num_classes:
@@ -261,9 +266,9 @@ def provenance(model: Supernet, args: argparse.Namespace) -> dict[str, Any]:
         'space': str(model.space),
         'split': model.is_split,
         'checkpoint': Path(args.checkpoint).name,
-        'checkpoint_sha256': sha256(args.checkpoint),
+        'checkpoint_sha256': args.checkpoint_sha256,
         'ema': args.use_ema,
-        'training': training_of(args.checkpoint),
+        'training': args.training,
         'eval_batch_size': args.batch_size,
         'calibration': {
             'batches': args.calib_batches,
@@ -285,9 +290,9 @@ def write_results(
     plot = None if table is None else plot_predictions(predictions, table, summary)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(path, predictions)
-    write_atomically(path.with_suffix('.json'), (json.dumps(summary, indent=2) + '\n').encode())
+    write_file(path.with_suffix('.json'), (json.dumps(summary, indent=2) + '\n').encode())
     if plot is not None:
-        write_atomically(path.with_suffix('.png'), plot)
+        write_file(path.with_suffix('.png'), plot)
     _logger.info(f'wrote {path} and what belongs to it')
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision.transforms.functional as TF
 from PIL import Image
+from torch.utils.data import IterableDataset
 from torchvision.datasets import CIFAR10, cifar
 
 from condnet.data import (
@@ -442,6 +443,15 @@ class TestTimmLoader:
         inputs, targets = concatenate(loader)
         assert targets.equal(images.targets)
         np.testing.assert_allclose(inputs, normalize(images.images, MEAN, STD), atol=1e-5)
+
+    def test_streamed_data_is_refused(self, tmp_path, monkeypatch):
+        class Stream(IterableDataset):
+            def __iter__(self):
+                return iter(())
+
+        monkeypatch.setattr('condnet.data.create_dataset', lambda *_, **__: Stream())
+        with pytest.raises(ValueError, match="data set 'wds/mine' is streamed"):
+            create_timm_loader('wds/mine', tmp_path, 'train', input_size=(3, 8, 8), batch_size=8, mean=MEAN, std=STD)
 
     @pytest.mark.parametrize(
         'dataset, split, message',

@@ -158,15 +158,50 @@ def test_other_weights_and_missing_directory(checkpoint, tmp_path, capsys):
     assert '--data-dir is missing' in capsys.readouterr().err
 
 
-def test_search_knows_the_small_networks(checkpoint, tmp_path):
+def test_check_after_an_epoch_takes_equally_many_letters_by_default():
+    args = parse_args(['--dataset', 'glyphs'])
+    _, data = create_data(args, open_data(args), {'mean': glyphs.MEAN, 'std': glyphs.STD}, torch.device('cpu'), Group())
+    assert data.targets.bincount().tolist() == [26] * 26
+
+
+@pytest.mark.parametrize('dataset', [('--dataset', 'glyphs'), ()])  # the checkpoint says what it was trained on
+def test_search_knows_the_small_networks(checkpoint, tmp_path, dataset):
     limit = get_space('nb201').cost((1, 1, 1, 1, 1, 1), 'glyphs').flops  # nothing that has a convolution
     call = [
-        str(checkpoint), '--dataset', 'glyphs', '--calib-batches', '1', '--eval-images', '26', '--num-evals', '4',
+        str(checkpoint), *dataset, '--calib-batches', '1', '--eval-images', '26', '--num-evals', '4',
         '--max-flops', str(limit), '--sampler', 'random', '--output', str(tmp_path),
     ]  # fmt: skip
     assert search_main(call) == 0
     winner = json.loads((tmp_path / 'search.json').read_text())['winner']
     assert winner['flops'] == limit and 'conv' not in winner['arch']
+
+
+def test_latency_is_that_of_the_small_networks(checkpoint, tmp_path, monkeypatch):
+    sizes = []
+
+    def measure(self, net, image):
+        sizes.append((sum(weight.numel() for weight in net.parameters()), tuple(image.shape)))
+        return 0.001
+
+    monkeypatch.setattr('condnet.latency.MeasuredLatency._time', measure)
+    call = [str(checkpoint), '--calib-batches', '1', '--eval-images', '26', '--num-evals', '1', '--sampler', 'random']
+    assert search_main([*call, '--objectives', 'loss,latency', '--output', str(tmp_path)]) == 0
+    index = json.loads((tmp_path / 'search.json').read_text())['winner']['index']
+    assert sizes[0] == (get_space('nb201').cost(index, 'glyphs').params, (1, 1, 16, 16))
+
+
+def test_training_starts_from_pretrained_weights_only_unsplit(tmp_path, capsys):
+    """And what it makes has nobody's statistics."""
+    more = ['--dataset', 'glyphs', '--model-kwargs', 'pretrained=True', '--epochs', '1', '--batch-size', '2048']
+    more += ['--eval-interval', '0', '--output', str(tmp_path / 'out')]
+    assert train_main(['--model', 'nb201_cond_supernet.cond_glyphs', *more]) == 2
+    assert 'nb201_cond_supernet.cond_glyphs is split already' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+    assert train_main(['--model', 'nb201_cond_supernet.spos_glyphs', *more]) == 0
+    model = load_model(tmp_path / 'out' / 'last.pth.tar')
+    assert model.active_subnet is model.calibrated_subnet is None
+    save_model(model, tmp_path / 'folder')
+    assert load_model(tmp_path / 'folder').active_subnet is None
 
 
 def test_packaged_table_is_refused_where_it_does_not_belong():

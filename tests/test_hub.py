@@ -53,6 +53,7 @@ def test_loaded_model_reproduces_its_card(checkpoint, results, flags, tiny_data,
     best = max(rows, key=lambda row: (float(row[1]), -float(row[2])))
     assert model.space.index(model.active_subnet) == int(best[0])
     assert '4 epochs, split at 2, seed 0' in card.text and f'(index {best[0]})' in card.text
+    assert "'hf-hub:ORGANIZATION/nb201_cond_supernet.tiny'" in card.text  # it has no tag of ours
     assert all(len(line) <= 200 for line in card.text.splitlines())
 
 
@@ -67,6 +68,7 @@ def test_card_is_of_the_test_images_where_there_are_some(checkpoint, results, fl
     (data / 'test' / 'cat' / '0000.png').write_bytes(b'no image')
     assert main(arguments) == 2
     assert 'cannot read the image' in capsys.readouterr().err
+    assert not (tmp_path / 'folder' / 'README.md').exists()  # it would be another's
 
 
 def test_results_of_another_checkpoint_are_refused(checkpoint, results, flags, tiny_data, tmp_path, capsys):
@@ -76,3 +78,24 @@ def test_results_of_another_checkpoint_are_refused(checkpoint, results, flags, t
     error = capsys.readouterr().err
     assert 'ranks with training' in error and error.count('\n') == 1
     assert not (tmp_path / 'folder').exists()
+
+
+def test_card_without_a_comparison(checkpoint, flags, tmp_path):
+    results, folder = tmp_path / 'one.csv', tmp_path / 'folder'
+    assert validate(['--checkpoint', str(checkpoint), *flags, '--archs', '6111', '--results-file', str(results)]) == 0
+    assert main(['prepare', str(checkpoint), str(folder), '--results', str(results), *flags]) == 0
+    card = ModelCard.load(folder / 'README.md')
+    assert 'no benchmark to compare' in card.text and [r.metric_type for r in card.data.eval_results] == ['accuracy']
+
+
+def test_averaged_weights_have_their_own_ranking(tiny_data, flags, tmp_path, capsys):
+    assert train(train_args(tiny_data, tmp_path / 'out', '--model-ema', '--model-ema-decay', '0.5')) == 0
+    checkpoint, results = str(tmp_path / 'out' / 'last.pth.tar'), str(tmp_path / 'ranking.csv')
+    arguments = ['--checkpoint', checkpoint, *flags, '--use-ema', '--archs', '7', '6111', '--results-file', results]
+    assert validate(arguments) == 0
+    arguments = ['prepare', checkpoint, str(tmp_path / 'folder'), '--results', results, *flags]
+    assert main(arguments) == 2
+    assert 'ranks with ema True' in capsys.readouterr().err
+    assert main([*arguments, '--use-ema']) == 0
+    averaged = load_model(checkpoint, use_ema=True).head.weight.half().float()
+    assert torch.equal(load_model(tmp_path / 'folder').head.weight, averaged)

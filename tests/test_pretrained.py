@@ -103,6 +103,33 @@ def test_statistics_of_another_subnet_are_warned_of_once(folders):
         trained.eval()(IMAGES)
 
 
+@pytest.mark.parametrize('name', [NAME, 'local-dir:{}'])
+def test_statistics_of_a_subnet_that_is_asked_for_are_warned_of(folders, name):
+    make_folder(folders, NAME)
+    name = name.format(folders / NAME)
+    model = timm.create_model(name, pretrained=True, active_subnet=5).eval()
+    assert model.active_subnet == model.space.parse(5)
+    with pytest.warns(UserWarning, match='not of the active sub-network'):
+        model(IMAGES)
+
+
+def test_statistics_that_training_has_changed_are_of_no_subnet(folders):
+    expected = make_folder(folders, NAME).active_subnet
+    model = timm.create_model(NAME, pretrained=True)
+    save_model(model, folders / 'same')
+    assert load_model(folders / 'same').active_subnet == expected
+    model.train()(IMAGES)
+    save_model(model, folders / 'trained')
+    assert load_model(folders / 'trained').active_subnet is None
+
+
+def test_tags_that_do_not_exist_are_refused_in_one_line(folders):
+    make_folder(folders, NAME).eval()
+    (folders / NAME).rename(folders / 'nb201_cond_supernet.mine')
+    with pytest.raises(ValueError, match="has no tag 'mine', expected one of cond_.*loaded as local-dir:FOLDER"):
+        timm.create_model('nb201_cond_supernet.mine', pretrained=True)
+
+
 def _flip(folder: Path) -> None:
     content = bytearray((folder / 'model.safetensors').read_bytes())
     content[-5] ^= 1

@@ -26,7 +26,7 @@ from condnet.engine import Progress, check_losses, train_one_epoch
 from condnet.spaces import get_space
 from condnet.step import TrainingStep
 from condnet.task import archs_of_step
-from condnet.train import main
+from condnet.train import create_training, main
 from condnet.validate import main as validate
 
 RECOVERY = (
@@ -259,6 +259,26 @@ def test_untrained_contexts_are_warned_of_when_they_are_ranked(left_alone, tiny_
     arguments = ['--checkpoint', str(checkpoint), '--data-dir', str(tiny_data), '--calib-batches', '1']
     assert validate([*arguments, '--archs', '15624', '--results-file', str(tmp_path / 'one.csv')]) == 0
     assert 'of what is ranked, ' in caplog.text and ' have not been trained since the split' in caplog.text
+
+
+@pytest.mark.parametrize('first', [False, True])
+def test_training_that_another_process_has_gone_on_with_is_refused(
+    killed, left_alone, tiny_data, tmp_path, monkeypatch, capsys, first
+):
+    """It may end between the moment when the checkpoint is read and the one when the folder is locked."""
+    output, newer = tmp_path / 'out', (left_alone[0] / LAST).read_bytes()
+    output.mkdir()
+    if not first:
+        shutil.copy(killed / LAST, output)
+
+    def create(*args):
+        (output / LAST).write_bytes(newer)
+        return create_training(*args)
+
+    monkeypatch.setattr('condnet.train.create_training', create)
+    assert main(train_args(tiny_data, output, *RECOVERY, '--resume', str(output))) == 2
+    assert 'another training has gone on in' in capsys.readouterr().err
+    assert (output / LAST).read_bytes() == newer
 
 
 def test_model_with_dropout_resumes_exactly(tiny_data, tmp_path):

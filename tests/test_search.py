@@ -393,7 +393,7 @@ def test_full_disk_while_results_are_written(checkpoint, tiny_data, tmp_path, mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr('condnet.search.write_atomically', no_space)
+        patch.setattr('condnet.search.write_file', no_space)
         assert main(arguments(checkpoint, tiny_data, tmp_path)) == 2
     assert 'No space left' in capsys.readouterr().err
     monkeypatch.setattr('condnet.search.predict', None)  # nothing is left to evaluate
@@ -433,6 +433,7 @@ def test_bad_flags(refuse, tmp_path):
     assert 'of no use' in refuse('--latency-table', 'x.csv')
     assert 'expected a --latency-table' in refuse('--latency-device', 'phone', '--max-latency', '3')
     assert 'No such file' in refuse('--latency-table', 'x.csv', '--max-latency', '3')
+    assert 'needs --latency-table' in refuse('--max-latency', '3', '--sampler', 'grid')
     assert 'no such benchmark table' in refuse('--benchmark', str(tmp_path / 'missing'))
     assert not (tmp_path / 'out').exists()
 

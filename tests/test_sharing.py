@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -23,6 +24,7 @@ import condnet.validate
 from condnet.checkpoint import save_model
 from condnet.ranking import predict
 from condnet.results import Journal
+from condnet.sharing import Team
 
 ARCHS = [*range(0, 15_625, 1960), *range(7, 15_625, 1960)]  # many of equal truth: they cover each other in the plot
 FILES = ['ranking.csv', 'ranking.json', 'ranking.png']
@@ -281,3 +283,24 @@ def test_the_other_process_does_not_come(arguments, tmp_path, monkeypatch, rank)
     monkeypatch.setattr(condnet.sharing, '_PATIENCE', timedelta(seconds=1))
     assert finish(start(arguments, tmp_path / 'team', rank=rank, port=free_port()), 20) == 2
     assert 'no contact to the other processes' in last_error(tmp_path / 'team', rank)
+
+
+def test_processes_that_rank_something_else_are_refused(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(condnet.sharing, '_PATIENCE', timedelta(seconds=10))  # torchrun would end the first one at once
+    change = [lambda: None, lambda: arguments.__setitem__(slice(0), ['--eval-images', '10'])]
+    assert run_team(arguments, tmp_path / 'team', change) == [2, 2]
+    message = 'the process of rank 1 ranks with eval_images 10, the first one with '
+    assert message in last_error(tmp_path / 'team', 1)
+
+
+def test_first_process_is_ahead_where_it_matters():
+    store, order = torch.distributed.HashStore(), []
+
+    def work(rank):
+        with Team(store, rank, 2).first_ahead(True):
+            time.sleep(0.3 * (rank == 0))
+            order.append(rank)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, (1, 0)))
+    assert order == [0, 1]

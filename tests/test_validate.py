@@ -13,7 +13,7 @@ from conftest import train_args, write_table
 
 from condnet import get_space
 from condnet.benchmarks import load_benchmark
-from condnet.checkpoint import load_model, save_model
+from condnet.checkpoint import load_model, save_model, sha256, training_of
 from condnet.checkpoint import main as checkpoint_main
 from condnet.ranking import Prediction
 from condnet.results import (
@@ -27,7 +27,7 @@ from condnet.results import (
     main as results_main,
 )
 from condnet.train import main as train_main
-from condnet.validate import main
+from condnet.validate import load_evaluation_images, main
 
 
 @pytest.fixture(scope='module')
@@ -250,3 +250,18 @@ def test_table_beside_the_data_is_found(checkpoint, tiny_data, table, tmp_path):
     del call[call.index('--benchmark') : call.index('--results-file')]
     assert main(call) == 0
     assert json.loads((tmp_path / 'out' / 'ranking.json').read_text())['table']['file'] == 'nas-bench-201.csv'
+
+
+def test_weights_are_what_was_read_first(checkpoint, tiny_data, table, tmp_path, monkeypatch):
+    """A training that is running replaces its checkpoint while it is ranked."""
+    replaced = shutil.copy(checkpoint, tmp_path / 'last.pth.tar')
+
+    def load(*args):
+        shutil.copy(checkpoint.with_name('previous.pth.tar'), replaced)
+        return load_evaluation_images(*args)
+
+    monkeypatch.setattr('condnet.validate.load_evaluation_images', load)
+    assert main(arguments(replaced, tiny_data, table, tmp_path)) == 0
+    summary = json.loads((tmp_path / 'ranking.json').read_text())
+    assert summary['checkpoint_sha256'] == sha256(checkpoint) != sha256(replaced)
+    assert summary['training'] == training_of(checkpoint) != training_of(replaced)

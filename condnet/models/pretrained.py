@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import timm
 from huggingface_hub import hf_hub_download
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from timm.models import build_model_with_cfg
 from torch import nn
 
-from condnet.models.supernet import checkpoint_filter_fn, state_dict_is_split
+from condnet.models.supernet import Supernet, checkpoint_filter_fn, state_dict_is_split
 
 CHECKPOINTS_VARIABLE = 'CONDNET_CHECKPOINTS'  # environment variable: a directory to look for folders in
 WEIGHTS_NAME, CONFIG_NAME = 'model.safetensors', 'config.json'
@@ -149,9 +149,14 @@ def check_folder(folder: Path, architecture: str | None = None, is_split: bool |
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open('rb') as stream:
-        digest = hashlib.sha256()
-        for chunk in iter(lambda: stream.read(1 << 20), b''):
-            digest.update(chunk)
+        return stream_sha256(stream)
+
+
+def stream_sha256(stream: BinaryIO) -> str:
+    """SHA-256 of what an open file holds from where it stands."""
+    digest = hashlib.sha256()
+    for chunk in iter(lambda: stream.read(1 << 20), b''):
+        digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -171,23 +176,28 @@ def build_supernet(
         ValueError: If the weights are not to be had or damaged, or the arguments contradict the tag.
     """
     config, overlay = kwargs.get('pretrained_cfg') or '', dict(kwargs.get('pretrained_cfg_overlay') or {})
+    calibrated: str | None = None
     if isinstance(config, str) and (config or pretrained):
         tag = config or next(iter(tags))
-        tag_args = tags.get(tag, {})
+        if tag not in tags:
+            raise ValueError(f'{variant} has no tag {tag!r}, expected one of {", ".join(tags)}; a folder of your own '
+                             'is loaded as local-dir:FOLDER')  # fmt: skip
+        tag_args = tags[tag]
         if tag_args.get('split') and kwargs.get('split') is False:
             raise ValueError(f'{variant}.{tag} is split; split=False needs the weights of an unsplit super-network')
         kwargs = {**tag_args, **kwargs, 'pretrained_cfg': tag}
         if pretrained and not any(overlay.get(source) for source in _SOURCES):
             folder = find_pretrained(f'{variant}.{tag}', kwargs.get('cache_dir'))
             found = check_folder(folder, variant, tag_args.get('split', False))
-            kwargs.setdefault('active_subnet', found.get('model_args', {}).get('active_subnet'))
+            calibrated = found.get('model_args', {}).get('active_subnet')
+            kwargs.setdefault('active_subnet', calibrated)
             overlay['file'] = str(folder / WEIGHTS_NAME)
     elif pretrained and isinstance(config, dict) and config.get('source') in ('local-dir', 'hf-hub'):
         if config['source'] == 'local-dir':
             folder = Path(config['file'])
         else:
             folder = find_pretrained(f'hf-hub:{config["hf_hub_id"]}', kwargs.get('cache_dir'))
-        check_folder(folder, variant)
+        calibrated = check_folder(folder, variant).get('model_args', {}).get('active_subnet')
     kwargs['pretrained_cfg_overlay'] = overlay
     model = build_model_with_cfg(
         model_cls,
@@ -200,6 +210,8 @@ def build_supernet(
     if isinstance(model, model_cls):  # and no extractor of features
         arguments = {key: value for key, value in kwargs.items() if key in _RECORDED}
         model._model_args = {**arguments, **getattr(model, '_model_args', {})}  # type: ignore[assignment, dict-item]
+        if calibrated is not None:
+            cast(Supernet, model).set_calibrated_subnet(calibrated)
     return model
 
 

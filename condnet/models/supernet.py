@@ -59,8 +59,15 @@ class Supernet(nn.Module):
             self.split()
         if active_subnet is not None:
             self.set_active_subnet(active_subnet)
-            self.calibrated_subnet = self.active_subnet
-            self.register_forward_pre_hook(_check_calibration)
+
+    def set_calibrated_subnet(self, arch: 'str | int | Arch') -> None:
+        """Say whose BatchNorm statistics these are; forward passes of any other sub-network warn of that, once.
+
+        Raises:
+            ValueError: If it is no architecture of `space`.
+        """
+        self.calibrated_subnet = self.space.parse(arch)
+        self.register_forward_pre_hook(_check_calibration)
 
     def choice_blocks(self) -> list[ChoiceBlock]:
         """All choice blocks; several of them may make the same decision, as the cells of nb201 do."""
