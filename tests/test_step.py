@@ -141,6 +141,22 @@ def test_mixed_precision_learns(dtype):
     assert amp_last < first
 
 
+def test_depthwise_convolutions_stay_in_float32_on_the_cpu():
+    """Everything else is computed in bfloat16; without autocast, nothing changes."""
+    seen = set()
+    for amp_dtype in (None, torch.bfloat16):
+        task, optimizer = make_training('macro_cond_supernet')
+        for module in task.model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                kind = 'depthwise' if module.groups > 1 else 'dense'
+                module.register_forward_hook(lambda _, __, output, k=kind, a=amp_dtype: seen.add((k, a, output.dtype)))
+        TrainingStep(task, optimizer, amp_dtype=amp_dtype)(*random_batch(4))
+        assert all(p.grad is None or p.grad.dtype == torch.float32 for p in task.model.parameters())
+    expected = {(kind, None, torch.float32) for kind in ('depthwise', 'dense')}
+    expected |= {('depthwise', torch.bfloat16, torch.float32), ('dense', torch.bfloat16, torch.bfloat16)}
+    assert seen == expected
+
+
 def losses_of(output):
     return torch.tensor([[row['train_loss'], row['eval_loss']] for row in
                          read_training_checkpoint(output / LAST)['progress']['summary']])  # fmt: skip
