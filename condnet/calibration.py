@@ -51,7 +51,9 @@ def calibrate(
             if momentum is None:
                 layer.reset_running_stats()
         model.train()
-        for batch in images.split(batch_size):
+        for number, batch in enumerate(images.split(batch_size), 1):
+            if momentum is None:
+                take_mean(layers, number)
             model(batch)
         if isinstance(model, Supernet):
             model.calibrated_subnet = model.active_subnet
@@ -59,6 +61,15 @@ def calibrate(
         model.train(training)
         for layer, previous in zip(layers, momenta, strict=True):
             layer.momentum = previous
+
+
+def take_mean(layers: list[_BatchNorm], number: int) -> None:
+    """Have BatchNorm layers take the mean over all batches since a reset, of which the next one has this number.
+
+    PyTorch's `momentum=None` computes the same, but every layer asks the device for the number, and waits for it.
+    """
+    for layer in layers:
+        layer.momentum = 1 / number
 
 
 @contextmanager
@@ -73,12 +84,11 @@ def preserved_statistics(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def fresh_statistics(layers: list[_BatchNorm]) -> Iterator[None]:
-    """Reset BatchNorm layers, to take the mean over all batches from here on; give all back afterwards, bit for bit."""
+    """Reset BatchNorm layers, for `take_mean` from here on; give all back afterwards, bit for bit."""
     momenta = [layer.momentum for layer in layers]
     with _preserved(layers):
         try:
             for layer in layers:
-                layer.momentum = None
                 layer.reset_running_stats()
             yield
         finally:

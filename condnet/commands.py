@@ -29,7 +29,7 @@ def run(name: str, command: Callable[[], Any]) -> int:
     keep_freed_memory()
     try:
         command()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, torch.OutOfMemoryError) as error:
         print(f'{name}: error: {error}', file=sys.stderr)
         return 2
     return 0

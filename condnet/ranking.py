@@ -16,12 +16,18 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from condnet.calibration import CALIBRATION_BATCH_SIZE, calibrate, fresh_statistics, preserved_statistics
+from condnet.calibration import (
+    CALIBRATION_BATCH_SIZE,
+    calibrate,
+    fresh_statistics,
+    preserved_statistics,
+    take_mean,
+)
 from condnet.data import Images, calibration_indices, normalize, subset_withheld, withheld_indices
 from condnet.models.supernet import State, Step, Supernet
 from condnet.spaces import Arch, SearchSpace
 
-DEFAULT_MEMORY = 6 << 30  # bytes of activations
+DEFAULT_MEMORY = 6_000_000_000  # bytes of activations
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class EvaluationData:
         batch_size: Validation images per forward pass; it is not part of the result.
         momentum: BatchNorm momentum of the recalibration, see `condnet.calibrate`.
         amp_dtype: Data type of autocast, or None for none.
+        memory: Bytes of activations that `predict` keeps; what does not fit is computed again. Not part of the result.
     """
 
     calibration: torch.Tensor
@@ -43,6 +50,7 @@ class EvaluationData:
     batch_size: int = CALIBRATION_BATCH_SIZE
     momentum: float | None = None
     amp_dtype: torch.dtype | None = None
+    memory: int = DEFAULT_MEMORY
 
 
 @dataclass(frozen=True)
@@ -115,32 +123,30 @@ def _prediction(space: SearchSpace, arch: Arch, accuracy: float, loss: float) ->
     return Prediction(space.index(arch), accuracy, loss)
 
 
-def predict(
-    model: nn.Module, archs: Iterable['str | int | Arch'], data: EvaluationData, memory: int = DEFAULT_MEMORY
-) -> Iterator[Prediction]:
+def predict(model: nn.Module, archs: Iterable['str | int | Arch'], data: EvaluationData) -> Iterator[Prediction]:
     """Predictions for architectures, in the order that shares the most work; the super-network is left as it was.
 
     They are those of `evaluate_subnet`, bit for bit at equal batches: with recalibrated BatchNorm, what a step of the
     forward pass computes depends on the steps up to it alone. So architectures are walked through as a tree, depth
-    first, each step is calibrated and validated before the next, and where two architectures part, the activations
-    are kept until the second one has been there. Architectures that compute the same are evaluated once.
+    first. The steps up to where two of them part are calibrated, then validated, and the activations there are kept
+    until the second one has been there. Architectures that compute the same are evaluated once.
 
     Args:
         model: Super-network.
         archs: Architectures; of a repeated one there is one prediction.
-        data: What they are evaluated on.
-        memory: Bytes of activations that are kept; what does not fit is computed again.
+        data: What they are evaluated on. With a `momentum`, statistics start from the super-network's own, so nothing
+            is shared: this is the plain way then.
 
     Raises:
         ValueError: If it is no super-network, an architecture is not one of its space, or a loss is not finite.
     """
     supernet = _as_supernet(model)
     parsed = list(dict.fromkeys(supernet.space.parse(arch) for arch in archs))
-    if data.momentum is not None:  # statistics start from the super-network's own: pruning would not be exact
+    if data.momentum is not None:
         return (evaluate_subnet(model, arch, data) for arch in parsed)
     return (
         _prediction(supernet.space, arch, accuracy, loss)
-        for same, logits in walk(supernet, group_by_route(supernet, parsed), data, memory)
+        for same, logits in walk(supernet, group_by_route(supernet, parsed), data)
         for accuracy, loss in [_score(logits, data)]
         for arch in same
     )
@@ -180,7 +186,7 @@ class _Activations:
 
 
 def walk(
-    model: Supernet, groups: list[tuple[Route, list[Arch]]], data: EvaluationData, memory: int = DEFAULT_MEMORY
+    model: Supernet, groups: list[tuple[Route, list[Arch]]], data: EvaluationData
 ) -> Iterator[tuple[list[Arch], list[torch.Tensor]]]:
     """Evaluate groups of architectures in depth-first order, as `group_by_route` makes them.
 
@@ -188,7 +194,7 @@ def walk(
         Each group's architectures, with the logits (B, num_classes) of every validation batch.
     """
     shared = [_common_prefix(before[0], after[0]) for before, after in itertools.pairwise(groups)]
-    branches, kept = _branch_depths(shared), _Kept(memory)
+    branches, kept = _branch_depths(shared), _Kept(data.memory)
     images = _Activations([(x,) for x in data.calibration.split(CALIBRATION_BATCH_SIZE)],
                           [(x,) for x in data.images.split(data.batch_size)])  # fmt: skip
     for i, (_, archs) in enumerate(groups):
@@ -268,9 +274,10 @@ def _run_steps(steps: list[Step], before: _Activations, is_calibration_needed: b
     calibrated = steps if is_calibration_needed else steps[:last]
     calibration = []
     try:
-        with fresh_statistics(_batch_norms_of(steps)):
+        with fresh_statistics(layers := _batch_norms_of(steps)):
             _set_mode(modules, True)
-            for state in before.calibration if calibrated else []:
+            for number, state in enumerate(before.calibration if calibrated else [], 1):
+                take_mean(layers, number)
                 after = _forward(calibrated, state)
                 if is_calibration_needed:
                     calibration.append(after)

@@ -32,7 +32,7 @@ from condnet.spaces import Arch
 from condnet.speed_training import format_training, measure_training
 
 _logger = logging.getLogger('benchmark')
-_CHECKPOINTS = ('checkpoints/macro_cond_short', 'checkpoints/nb201_cond_short')
+_CHECKPOINTS = ('macro_cond_supernet.cond_cifar10', 'nb201_cond_supernet.cond_cifar10')
 _NUM_RANDOM = 256  # architectures of a space that is no chain
 
 
@@ -92,10 +92,11 @@ def measure_ranking(images: Images, args: argparse.Namespace) -> dict[str, Any]:
     """Engine and plain loop, for every checkpoint."""
     device = find_device(args.device)
     figures: dict[str, Any] = {}
-    for path in args.checkpoints:
-        model = load_model(path).to(device)
+    models = {path: load_model(path).to(device) for path in args.checkpoints}  # all, before hours of measuring
+    for path, model in models.items():
         if not isinstance(model, Supernet):
             raise ValueError(f'{path} holds a {type(model).__name__}, expected a super-network')
+    for path, model in models.items():
         figures[model.space.name] = {'checkpoint_sha256': sha256(path), **measure_space(model, images, args)}
     return figures
 

@@ -22,6 +22,7 @@ from condnet.data import Images, check_size, dataset_name, timm_images
 from condnet.models import Supernet
 from condnet.ranking import (
     CALIBRATION_BATCH_SIZE,
+    DEFAULT_MEMORY,
     EvaluationData,
     Prediction,
     choose_images,
@@ -71,6 +72,8 @@ def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--amp-dtype', choices=_AMP_DTYPES, default='float32', help='data type of the forward passes')
     group.add_argument('--channels-last', action=argparse.BooleanOptionalAction, default=True, help='memory layout')
     group.add_argument('--device', default='cpu', help='device to evaluate on')
+    group.add_argument('--memory', type=float, default=DEFAULT_MEMORY / 1e9, help='GB that a process may keep of what '
+                       'several architectures start from; not part of the result (default: %(default)g)')  # fmt: skip
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -97,6 +100,8 @@ def check_evaluation_flags(args: argparse.Namespace) -> None:
     for name in ('calib_batches', 'batch_size', 'eval_images'):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
+    if not args.memory >= 0:
+        raise ValueError(f'--memory is {args.memory}, expected at least 0')
     if args.calib_momentum is not None and not 0 < args.calib_momentum <= 1:
         raise ValueError(f'--calib-momentum is {args.calib_momentum}, expected a number in (0, 1]')
 
@@ -129,7 +134,7 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
     settings['architectures'] = 'given' if args.archs else f'{args.num_archs}, drawn with seed {args.seed}'
     settings |= {'table': None if table is None else {'file': Path(table.path).name, 'sha256': table.sha256}}
     if team is not None:
-        team.check_equal({key: value for key, value in settings.items() if key != 'hardware'})
+        team.check_equal(settings)
         if team.rank > 0:
             team.help(model, data)
             return settings
@@ -212,6 +217,7 @@ def prepare_data(model: Supernet, calibration: Images, validation: Images, args:
         batch_size=args.batch_size,
         momentum=args.calib_momentum,
         amp_dtype=_AMP_DTYPES[args.amp_dtype],
+        memory=int(args.memory * 1e9),
     )
 
 

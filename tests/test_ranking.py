@@ -7,10 +7,19 @@ import pytest
 import timm
 import torch
 from conftest import MODELS, make_training, random_batch, train_step
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import condnet
 from condnet.models.supernet import Supernet
-from condnet.ranking import EvaluationData, evaluate_subnet, group_by_route, predict, walk
+from condnet.ranking import (
+    EvaluationData,
+    _Activations,
+    _Kept,
+    evaluate_subnet,
+    group_by_route,
+    predict,
+    walk,
+)
 
 
 @pytest.fixture
@@ -106,10 +115,40 @@ def test_engine_gives_the_numbers_of_the_plain_loop(supernet, data, memory):
     archs = supernet.space.sample_distinct(12, seed=3)
     archs += [(*archs[0][:-1], operation) for operation in supernet.space.choices]
     before = {key: value.clone() for key, value in supernet.state_dict().items()}
-    engine = {p.index: p for p in predict(supernet, archs, data, memory)}
+    engine = {p.index: p for p in predict(supernet, archs, replace(data, memory=memory))}
     assert engine == _plain(supernet, archs, data)  # to the last bit of every loss
     assert all(torch.equal(before[key], value) for key, value in supernet.state_dict().items())
     assert supernet.active_subnet is not None and all(module.training for module in supernet.modules())
+
+
+def test_what_is_kept_stays_within_the_budget():
+    """What is needed last goes first; what does not fit alone is not kept."""
+    kept = _Kept(1000)
+    for depth in (1, 2, 3):
+        kept.add(depth, _Activations([(torch.zeros(50),)], [(torch.zeros(50), None)]))  # 400 bytes
+    assert sorted(kept.by_depth) == [2, 3]
+    kept.add(4, _Activations([], [(torch.zeros(251),)]))
+    assert not kept.by_depth
+
+
+class _Synchronisations(TorchDispatchMode):
+    """Counts how often a number is read back from a tensor, for which a GPU has to be waited for."""
+
+    num = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.num += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_waits_for_the_device_within_an_architecture(supernet, data):
+    archs = supernet.space.sample_distinct(2, seed=3)
+    with _Synchronisations() as engine:
+        outputs = list(walk(supernet, group_by_route(supernet, archs), data))
+    with _Synchronisations() as plain:
+        supernet.set_active_subnet(archs[0])
+        condnet.calibrate(supernet, data.calibration)
+    assert len(outputs) == 2 and engine.num == plain.num == 0
 
 
 def test_engine_gives_the_numbers_of_the_plain_loop_in_bfloat16(supernet, data):

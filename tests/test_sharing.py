@@ -285,12 +285,19 @@ def test_the_other_process_does_not_come(arguments, tmp_path, monkeypatch, rank)
     assert 'no contact to the other processes' in last_error(tmp_path / 'team', rank)
 
 
-def test_processes_that_rank_something_else_are_refused(arguments, tmp_path, monkeypatch):
+@pytest.mark.parametrize('what', ['eval_images 10', 'hardware'])
+def test_processes_that_rank_something_else_are_refused(arguments, tmp_path, monkeypatch, what):
+    """With another number of threads they would compute other bits, and the file would say nothing of it."""
     monkeypatch.setattr(condnet.sharing, '_PATIENCE', timedelta(seconds=10))  # torchrun would end the first one at once
-    change = [lambda: None, lambda: arguments.__setitem__(slice(0), ['--eval-images', '10'])]
-    assert run_team(arguments, tmp_path / 'team', change) == [2, 2]
-    message = 'the process of rank 1 ranks with eval_images 10, the first one with '
-    assert message in last_error(tmp_path / 'team', 1)
+
+    def change():
+        if what == 'hardware':
+            torch.set_num_threads(torch.get_num_threads() + 1)
+        else:
+            arguments[:0] = ['--eval-images', '10']
+
+    assert run_team(arguments, tmp_path / 'team', [lambda: None, change]) == [2, 2]
+    assert f'the process of rank 1 ranks with {what}' in last_error(tmp_path / 'team', 1)
 
 
 def test_first_process_is_ahead_where_it_matters():
