@@ -1,38 +1,25 @@
-"""Architecture search with a trained super-network: the `condnet-search` command.
+"""Architecture search with a trained super-network: the `condnet-search` command, and what it reports.
 
-Optuna proposes architectures, a population at a time; the super-network predicts those that respect the limits and are
-new, together; Optuna hears of all. Everything is in Optuna's storage, so a search can be interrupted, continued, shared
-by several processes, and watched in optuna-dashboard.
+`condnet.study` searches. Here are its results: the best architectures, the Pareto front, and the winner as a network of
+its own.
 """
 
 import argparse
 import csv
+import fcntl
 import io
-import itertools
 import json
 import logging
-import math
 import sys
-import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-import sqlalchemy.exc
 import timm
 import torch
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from optuna.study import StudyDirection
-from optuna.trial import Trial, TrialState
 
 import condnet
 from condnet.benchmarks import PACKAGED_TABLES, BenchmarkTable
@@ -41,8 +28,22 @@ from condnet.commands import find_device, hardware_name, run
 from condnet.export import calibrated_subnet, check_onnx_packages, export_network, export_onnx
 from condnet.latency import MeasuredLatency, read_latency_table
 from condnet.models import Supernet
-from condnet.ranking import EvaluationData, Prediction, predict
-from condnet.spaces import Arch, SearchSpace, benchmark_network
+from condnet.ranking import EvaluationData, predict
+from condnet.spaces import Arch, benchmark_network
+from condnet.study import (
+    LIMITS,
+    OBJECTIVES,
+    PREDICTED,
+    SAMPLERS,
+    Candidate,
+    Problem,
+    evaluated_candidates,
+    open_storage,
+    open_study,
+    pareto_front,
+    search,
+    storage_errors,
+)
 from condnet.validate import (
     add_evaluation_flags,
     check_evaluation_flags,
@@ -53,392 +54,6 @@ from condnet.validate import (
 )
 
 _logger = logging.getLogger('search')
-
-OBJECTIVES = ('accuracy', 'loss', 'params', 'flops', 'latency')
-PREDICTED = ('accuracy', 'loss')  # what only the super-network can tell
-POPULATION = 50  # as in SPOS; so many proposals go to the super-network together
-PATIENCE = 20  # populations without a new architecture, after which a search ends
-# By default one decision mutates, often to what it was. The population fills with copies then, and of its children
-# hardly one in fifty is new: more than 8,750 proposals for 500 architectures of macro, instead of about 1,000.
-MUTATION_PROB = 0.25
-_LIMITS = ('flops', 'params', 'latency')
-_SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
-    'nsga2': lambda seed: NSGAIISampler(population_size=POPULATION, mutation_prob=MUTATION_PROB, seed=seed),
-    'tpe': lambda seed: TPESampler(seed=seed),
-    'random': lambda seed: RandomSampler(seed=seed),
-}
-
-Evaluate = Callable[[list[Arch]], Iterable[Prediction]]  # in any order
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is searched for.
-
-    Args:
-        space: Where.
-        objectives: Some of `OBJECTIVES`. Accuracy is to be high, everything else low.
-        limits: The most that an architecture may have of `flops`, `params` or `latency`.
-        latency: Latency of an architecture in milliseconds; None where it plays no part.
-        dataset: Data set of the benchmark whose networks' costs count.
-    """
-
-    space: SearchSpace
-    objectives: tuple[str, ...] = ('accuracy',)
-    limits: dict[str, float] = field(default_factory=dict)
-    latency: Callable[[Arch], float] | None = None
-    dataset: str = 'cifar10'
-
-    def __post_init__(self) -> None:
-        for name in self.objectives:
-            if name not in OBJECTIVES:
-                raise ValueError(f'unknown objective {name!r}; expected some of {", ".join(OBJECTIVES)}')
-        if len(set(self.objectives)) != len(self.objectives) or not set(self.objectives) & set(PREDICTED):
-            raise ValueError(f'objectives are {",".join(self.objectives)!r}; expected accuracy or loss, each name once')
-        for name, limit in self.limits.items():
-            if not limit > 0:
-                raise ValueError(f'--max-{name} is {limit}, expected more than 0')
-
-    @property
-    def decides(self) -> str:
-        """The objective that decides which architecture wins: the first that is predicted."""
-        return next(name for name in self.objectives if name in PREDICTED)
-
-    def cost(self, arch: Arch, name: str) -> float:
-        """FLOPs, parameters or latency of the benchmark's network."""
-        if name != 'latency':
-            return getattr(self.space.cost(arch, self.dataset), name)
-        if self.latency is None:
-            raise ValueError('the latency of architectures is unknown')
-        return self.latency(arch)
-
-    def costs(self, arch: Arch) -> dict[str, float]:
-        """Everything that is known of an architecture without its prediction."""
-        return {name: self.cost(arch, name) for name in _LIMITS if name != 'latency' or self.latency is not None}
-
-    def violations(self, costs: dict[str, float]) -> dict[str, float]:
-        """By how much costs exceed each limit, relative to it, so that they can be added; 0 or less if they do not."""
-        return {name: costs[name] / limit - 1 for name, limit in self.limits.items()}
-
-    def respects_limits(self, arch: Arch) -> bool:
-        return all(self.cost(arch, name) <= limit for name, limit in self.limits.items())
-
-    def feasible(self) -> list[Arch] | None:
-        """All architectures within the limits; None where each latency would have to be measured to know.
-
-        Raises:
-            ValueError: If there is none.
-        """
-        if 'latency' in self.limits and isinstance(self.latency, MeasuredLatency):
-            return None
-        archs = [arch for arch in self.space if self.respects_limits(arch)]
-        if not archs:
-            limits = ' and '.join(f'--max-{name} {limit:g}' for name, limit in self.limits.items())
-            least = ', '.join(f'{min(self.cost(arch, name) for arch in self.space):g} {name}' for name in self.limits)
-            raise ValueError(f'no architecture of {self.space} respects {limits}; the least is {least}')
-        return archs
-
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """Optuna's view of the space: a categorical parameter per decision."""
-        names = [self.space.operations[choice] for choice in self.space.choices]
-        return {f'decision{i}': CategoricalDistribution(names) for i in range(len(self.space.predecessors))}
-
-    def params(self, arch: Arch) -> dict[str, str]:
-        """An architecture as parameters of a trial."""
-        return {f'decision{i}': self.space.operations[operation] for i, operation in enumerate(arch)}
-
-    def arch(self, params: dict[str, Any]) -> Arch:
-        """The architecture that a trial's parameters stand for."""
-        return tuple(self.space.operations.index(params[f'decision{i}']) for i in range(len(self.space.predecessors)))
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An architecture that was proposed; one that violates a limit has no prediction, as it was never evaluated."""
-
-    arch: Arch
-    costs: dict[str, float]
-    prediction: Prediction | None = None
-
-    def value(self, name: str) -> float:
-        """Its value of an objective. Without a prediction, accuracy and loss are the worst there are."""
-        if name in self.costs:
-            return self.costs[name]
-        if self.prediction is not None:
-            return getattr(self.prediction, name)
-        return -math.inf if name == 'accuracy' else math.inf
-
-    def values(self, names: Iterable[str]) -> list[float]:
-        return [self.value(name) for name in names]
-
-    def attributes(self) -> dict[str, float]:
-        """What is kept of it in a trial."""
-        predicted = {} if self.prediction is None else {name: getattr(self.prediction, name) for name in PREDICTED}
-        return {**self.costs, **predicted}
-
-
-# The storage
-
-
-def open_storage(storage: str) -> BaseStorage:
-    """Open a storage of Optuna: a database by its URL, else a journal file, which is created.
-
-    Raises:
-        ValueError: If it is no such thing.
-    """
-    try:
-        return RDBStorage(storage) if '://' in storage else _open_journal(Path(storage))
-    except (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        raise ValueError(f'cannot open the database of --storage: {_first_line(error)}') from error
-
-
-def _open_journal(path: Path) -> JournalStorage:
-    """Open a journal, and drop the half line that a full disk or a killed process may have left at its end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        storage = JournalStorage(JournalFileBackend(str(path)))
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f'{path} is no journal of Optuna, or is damaged: {_first_line(error)}') from error
-    lock = JournalFileSymlinkLock(str(path))
-    lock.acquire()
-    try:
-        content = path.read_bytes()
-        complete = content.rfind(b'\n') + 1
-        if content and not complete:
-            raise ValueError(f'{path} is no journal of Optuna')
-        if complete < len(content):
-            with path.open('r+b') as file:
-                file.truncate(complete)
-    finally:
-        lock.release()
-    return storage
-
-
-def open_study(
-    problem: Problem, storage: BaseStorage, name: str = 'search', identity: dict[str, Any] | None = None
-) -> optuna.Study:
-    """Create a study, or continue the one of that name.
-
-    Args:
-        problem: What is searched for.
-        storage: Where the study is kept.
-        name: Its name there.
-        identity: What must be the same for two searches to be one.
-
-    Raises:
-        ValueError: If the study is of another search.
-    """
-    directions = [
-        StudyDirection.MAXIMIZE if objective == 'accuracy' else StudyDirection.MINIMIZE
-        for objective in problem.objectives
-    ]
-    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
-    identity = json.loads(json.dumps(identity or {}))
-    if not study.get_trials(deepcopy=False) and 'identity' not in study.user_attrs:
-        study.set_user_attr('identity', identity)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)  # only the dashboard reads them
-            study.set_metric_names(list(problem.objectives))
-    theirs = study.user_attrs.get('identity', {})
-    for key in sorted(theirs.keys() | identity.keys()):
-        if theirs.get(key) != identity.get(key):
-            raise ValueError(
-                f'the storage holds the study {name!r} of another search: its {key} is {theirs.get(key)!r}, not '
-                f'{identity.get(key)!r}; choose another --output, --storage or --study-name'
-            )
-    return study
-
-
-def recorded_candidates(study: optuna.Study, problem: Problem) -> dict[Arch, Candidate]:
-    """Every architecture that the study knows, evaluated or found to violate a limit."""
-    candidates = {}
-    for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
-        arch, attributes = problem.arch(trial.params), trial.user_attrs
-        if arch not in candidates:
-            prediction = None
-            if 'accuracy' in attributes:
-                prediction = Prediction(problem.space.index(arch), attributes['accuracy'], attributes['loss'])
-            costs = {name: attributes[name] for name in _LIMITS if name in attributes}
-            candidates[arch] = Candidate(arch, costs, prediction)
-    return candidates
-
-
-def evaluated_candidates(study: optuna.Study, problem: Problem) -> list[Candidate]:
-    """Every architecture that was evaluated, best first by the objective that decides."""
-    candidates = recorded_candidates(study, problem).values()
-    return sorted((c for c in candidates if c.prediction is not None), key=partial(_merit, problem))
-
-
-def _merit(problem: Problem, candidate: Candidate) -> tuple[float, ...]:
-    """Sorts candidates, best first; equal accuracies, of which there are many on few images, by loss."""
-    value = candidate.value(problem.decides)
-    return (
-        -value if problem.decides == 'accuracy' else value,
-        candidate.value('loss'),
-        problem.space.index(candidate.arch),
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-# The search
-
-
-def search(
-    study: optuna.Study,
-    problem: Problem,
-    evaluate: Evaluate,
-    num_evals: int,
-    sampler: str = 'nsga2',
-    seed: int = 0,
-) -> None:
-    """Go on until the study holds so many distinct evaluated architectures, whoever evaluated them.
-
-    It ends earlier when nothing new is proposed any more. Where there are no more architectures within the limits than
-    may be evaluated, and with the sampler `grid`, all of them are evaluated.
-
-    Args:
-        study: A study of the problem.
-        problem: What is searched for.
-        evaluate: Predicts architectures.
-        num_evals: Distinct evaluations, those that the study holds already included.
-        sampler: `nsga2`, `tpe`, `random` or `grid`.
-        seed: With the number of finished trials it determines what is proposed; processes that share a study should
-            have one each.
-
-    Raises:
-        ValueError: If no architecture is within the limits.
-    """
-    feasible = problem.feasible()
-    if feasible is not None and (sampler == 'grid' or len(feasible) <= num_evals):
-        _logger.info(f'all {len(feasible)} architectures within the limits are evaluated')
-        search_exhaustively(study, problem, feasible, evaluate)
-        return
-    fruitless = 0
-    while fruitless < PATIENCE:
-        known = recorded_candidates(study, problem)
-        done = _num_evaluated(known)
-        _logger.info(f'{done} of {num_evals} architectures, {len(study.get_trials(deepcopy=False))} proposals')
-        if done >= num_evals:
-            return
-        study.sampler = _make_sampler(study, sampler, seed)
-        new = search_population(study, problem, evaluate, known, num_evals)
-        fruitless = 0 if new else fruitless + 1
-    _logger.warning(f'the search ends early: {PATIENCE * POPULATION} proposals in a row brought nothing to evaluate')
-
-
-def _num_evaluated(candidates: dict[Arch, Candidate]) -> int:
-    return sum(candidate.prediction is not None for candidate in candidates.values())
-
-
-def _make_sampler(study: optuna.Study, name: str, seed: int) -> BaseSampler:
-    """A sampler for the next population; all that it has learned is in the study."""
-    finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-    return _SAMPLERS[name](int(np.random.SeedSequence([seed, finished]).generate_state(1)[0]))
-
-
-def search_population(
-    study: optuna.Study, problem: Problem, evaluate: Evaluate, known: dict[Arch, Candidate], num_evals: int
-) -> int:
-    """Ask for a population, evaluate what is new and within the limits, and tell the study of all.
-
-    What is known already is told again, not evaluated again: without that, the samplers would propose it for ever.
-
-    Args:
-        study: The study, with its sampler.
-        problem: What is searched for.
-        evaluate: Predicts architectures.
-        known: `recorded_candidates` of the study; what is proposed joins them.
-        num_evals: As for `search`; it stops at once where other processes have evaluated the rest meanwhile.
-
-    Returns:
-        How many new architectures were proposed.
-    """
-    waiting: dict[Arch, list[Trial]] = defaultdict(list)
-    try:
-        new = _ask(study, problem, known, num_evals - _num_evaluated(known), waiting)
-        for arch in [arch for arch in waiting if arch not in new]:
-            _tell(study, problem, waiting.pop(arch), known[arch])
-        for prediction in evaluate(new) if new else ():
-            arch = problem.space.parse(prediction.index)
-            _tell(study, problem, waiting.pop(arch), replace(known[arch], prediction=prediction))
-            if waiting and _num_evaluated(recorded_candidates(study, problem)) >= num_evals:
-                break
-        return len(new)
-    finally:
-        for trial in itertools.chain.from_iterable(
-            waiting.values()
-        ):  # after an error, or if they are not needed any more
-            study.tell(trial, state=TrialState.FAIL)
-
-
-def _ask(
-    study: optuna.Study,
-    problem: Problem,
-    known: dict[Arch, Candidate],
-    limit: int,
-    waiting: dict[Arch, list[Trial]],
-) -> list[Arch]:
-    """Ask for a population, or less if so many are not to be evaluated; proposals go to `waiting` and `known`.
-
-    Returns:
-        The architectures that are new and within the limits.
-    """
-    new: list[Arch] = []
-    for _ in range(POPULATION):
-        if len(new) == limit:
-            break
-        trial = study.ask(problem.distributions())
-        arch = problem.arch(trial.params)
-        waiting[arch].append(trial)
-        is_known = arch in known
-        if not is_known:
-            known[arch] = Candidate(arch, problem.costs(arch))
-        violations = problem.violations(known[arch].costs)
-        for name, violation in violations.items():
-            trial.set_constraint(name, violation)
-        if not is_known and all(violation <= 0 for violation in violations.values()):
-            new.append(arch)
-    return new
-
-
-def _tell(study: optuna.Study, problem: Problem, trials: list[Trial], candidate: Candidate) -> None:
-    """Tell the study of all proposals of one architecture."""
-    for trial in trials:
-        for name, value in candidate.attributes().items():
-            trial.set_user_attr(name, value)
-        study.tell(trial, candidate.values(problem.objectives))
-
-
-def search_exhaustively(study: optuna.Study, problem: Problem, archs: list[Arch], evaluate: Evaluate) -> None:
-    """Evaluate architectures in one go, those that the study does not hold yet; the work is not shared.
-
-    The work of Optuna's grid sampler, which reads all trials again at every proposal, and proposes one at a time.
-    """
-    known, distributions = recorded_candidates(study, problem), problem.distributions()
-    todo = [arch for arch in archs if arch not in known or known[arch].prediction is None]
-    for prediction in evaluate(todo) if todo else ():
-        arch = problem.space.parse(prediction.index)
-        candidate = Candidate(arch, problem.costs(arch), prediction)
-        study.add_trial(
-            optuna.trial.create_trial(
-                params=problem.params(arch),
-                distributions=distributions,
-                values=candidate.values(problem.objectives),
-                user_attrs=candidate.attributes(),
-                constraints=problem.violations(candidate.costs),
-            )
-        )
-
-
-# What a search found
-
-
-def pareto_front(study: optuna.Study, problem: Problem) -> set[Arch]:
-    """Architectures that no other one of the study beats in every objective; with one objective, the best."""
-    return {problem.arch(trial.params) for trial in study.best_trials if 'accuracy' in trial.user_attrs}
 
 
 def expected_best(values: Iterable[float], num: int) -> float:
@@ -542,7 +157,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--output', default='output/search', help='directory of the results')
     parser.set_defaults(model=None)  # any super-network
     group = parser.add_argument_group('search')
-    group.add_argument('--sampler', choices=(*_SAMPLERS, 'grid'), default='nsga2', help="Optuna's; grid: everything")
+    group.add_argument('--sampler', choices=(*SAMPLERS, 'grid'), default='nsga2', help="Optuna's; grid: everything")
     group.add_argument('--num-evals', type=int, default=500, help='distinct architectures to evaluate, by all '
                        'processes that share the storage')  # fmt: skip
     group.add_argument('--objectives', default='accuracy', help=f'some of {",".join(OBJECTIVES)}; several give a '
@@ -609,28 +224,38 @@ def search_architectures(args: argparse.Namespace) -> dict[str, Any]:
         candidates, front = evaluated_candidates(study, problem), pareto_front(study, problem)
     if not candidates:
         raise ValueError('no proposal was within the limits; expected less tight ones')
+    truth = None if table is None else true_result(table, problem, candidates[0], feasible, len(candidates))
     output.mkdir(parents=True, exist_ok=True)
-    write_architectures(output / 'architectures.csv', problem, candidates, front)
-    write_file(output / 'front.png', plot_candidates(problem, candidates, front))
-    winner = candidates[0]
-    summary = {
-        'winner': describe_candidate(problem, winner),
-        'network': export_winner(model, winner, data, output, args),
-        'truth': None if table is None else true_result(table, problem, winner, feasible, len(candidates)),
-        'num_evals': len(candidates),
-        'num_proposals': len(study.get_trials(deepcopy=False)),
-        'num_feasible': None if feasible is None else len(feasible),
-        'front': [describe_candidate(problem, candidate) for candidate in candidates if candidate.arch in front],
-        **identity,
-        'sampler': args.sampler,
-        'seed': args.seed,
-        'training': args.training,
-        'hardware': hardware_name(find_device(args.device)),
-        'versions': {'torch': torch.__version__, 'timm': timm.__version__, 'optuna': optuna.__version__},
-    }
-    write_file(output / 'search.json', (json.dumps(summary, indent=2) + '\n').encode())
+    with alone_in(output):
+        write_architectures(output / 'architectures.csv', problem, candidates, front)
+        write_file(output / 'front.png', plot_candidates(problem, candidates, front))
+        summary = {
+            'winner': describe_candidate(problem, candidates[0]),
+            'network': export_winner(model, candidates[0], data, output, args),
+            'truth': truth,
+            'num_evals': len(candidates),
+            'num_proposals': len(study.get_trials(deepcopy=False)),
+            'num_feasible': None if feasible is None else len(feasible),
+            'front': [describe_candidate(problem, candidate) for candidate in candidates if candidate.arch in front],
+            **identity,
+            'sampler': args.sampler,
+            'seed': args.seed,
+            'training': args.training,
+            'hardware': hardware_name(find_device(args.device)),
+            'versions': {'torch': torch.__version__, 'timm': timm.__version__, 'optuna': optuna.__version__},
+        }
+        write_file(output / 'search.json', (json.dumps(summary, indent=2) + '\n').encode())
     print(format_summary(summary))
     return summary
+
+
+@contextmanager
+def alone_in(output: Path) -> Iterator[None]:
+    """Wait until no other process of the same search is writing its results there."""
+    with (output / '.lock').open('w') as file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def make_problem(model: Supernet, dataset: str, args: argparse.Namespace) -> Problem:
@@ -639,10 +264,13 @@ def make_problem(model: Supernet, dataset: str, args: argparse.Namespace) -> Pro
     Raises:
         ValueError: If they contradict each other.
     """
-    limits = {name: getattr(args, f'max_{name}') for name in _LIMITS if getattr(args, f'max_{name}') is not None}
+    limits = {name: getattr(args, f'max_{name}') for name in LIMITS if getattr(args, f'max_{name}') is not None}
     objectives = tuple(args.objectives.split(','))
     latency: Callable[[Arch], float] | None = None
     if args.latency_table:
+        if (model.space.name, dataset) in PACKAGED_TABLES:
+            raise ValueError(f'--latency-table is of the networks for CIFAR-10, those for {dataset} are others; leave '
+                             'it out to measure them')  # fmt: skip
         latency = read_latency_table(args.latency_table, model.space, args.latency_device).__getitem__
     elif 'latency' in (*objectives, *limits):
         if args.sampler == 'grid' and 'latency' in limits:
@@ -692,22 +320,6 @@ def search_identity(
     }
 
 
-@contextmanager
-def storage_errors() -> Iterator[None]:
-    """Say what became of the search where its storage fails.
-
-    Raises:
-        OSError: Instead of what Optuna and SQLAlchemy raise.
-    """
-    try:
-        yield
-    except (OSError, optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise OSError(
-            f'the storage of the search failed: {_first_line(error)}; what it holds is kept, and the same command '
-            'goes on from there'
-        ) from error
-
-
 def describe_candidate(problem: Problem, candidate: Candidate) -> dict[str, Any]:
     """A candidate, for the summary."""
     index, arch = problem.space.index(candidate.arch), problem.space.format(candidate.arch)
@@ -729,9 +341,10 @@ def format_summary(summary: dict[str, Any]) -> str:
     """The result in a few lines, for the terminal."""
     winner, network, truth = summary['winner'], summary['network'], summary['truth']
     latency = f', {winner["latency"]:.3g} ms' if 'latency' in winner else ''
+    front = f', {len(summary["front"])} on the Pareto front of {", ".join(summary["objectives"])}'
+    front = front if len(summary['objectives']) > 1 else ''  # of one objective it is the ties for the best
     lines = [
-        f'{summary["model"]} ({summary["space"]}): {summary["num_evals"]} architectures evaluated, '
-        f'{len(summary["front"])} on the Pareto front of {", ".join(summary["objectives"])}',
+        f'{summary["model"]} ({summary["space"]}): {summary["num_evals"]} architectures evaluated{front}',
         f'winner: {winner["arch"]} (index {winner["index"]})',
         f'  predicted: accuracy {winner["accuracy"]:.2f}, loss {winner["loss"]:.4f}',
         f"  benchmark's network: {winner['params']:,} parameters, {winner['flops']:,} FLOPs{latency}",

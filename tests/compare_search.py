@@ -14,8 +14,9 @@ from scipy import stats
 
 from condnet.benchmarks import BenchmarkTable, load_benchmark
 from condnet.ranking import Prediction
-from condnet.search import Problem, evaluated_candidates, expected_best, open_study, search
+from condnet.search import expected_best
 from condnet.spaces import get_space
+from condnet.study import Problem, evaluated_candidates, open_study, search
 
 FIRST_SEED = 100  # the settings of the search were chosen after a look at seeds below
 

@@ -176,7 +176,7 @@ def test_search_knows_the_small_networks(checkpoint, tmp_path, dataset):
     assert winner['flops'] == limit and 'conv' not in winner['arch']
 
 
-def test_latency_is_that_of_the_small_networks(checkpoint, tmp_path, monkeypatch):
+def test_latency_is_that_of_the_small_networks(checkpoint, tmp_path, monkeypatch, capsys):
     sizes = []
 
     def measure(self, net, image):
@@ -187,6 +187,8 @@ def test_latency_is_that_of_the_small_networks(checkpoint, tmp_path, monkeypatch
     call = [str(checkpoint), '--calib-batches', '1', '--eval-images', '26', '--num-evals', '1', '--sampler', 'random']
     assert search_main([*call, '--objectives', 'loss,latency', '--output', str(tmp_path)]) == 0
     index = json.loads((tmp_path / 'search.json').read_text())['winner']['index']
+    assert search_main([*call, '--objectives', 'loss,latency', '--latency-table', 'hw.csv']) == 2
+    assert 'is of the networks for CIFAR-10, those for glyphs are others' in capsys.readouterr().err
     assert sizes[0] == (get_space('nb201').cost(index, 'glyphs').params, (1, 1, 16, 16))
 
 

@@ -5,8 +5,10 @@ import errno
 import itertools
 import json
 import os
+import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import optuna
@@ -22,17 +24,15 @@ from condnet.checkpoint import save_model
 from condnet.export import export_onnx
 from condnet.latency import MeasuredLatency, read_latency_table
 from condnet.ranking import Prediction
-from condnet.search import (
+from condnet.search import alone_in, expected_best, main, true_result
+from condnet.study import (
     Problem,
     evaluated_candidates,
-    expected_best,
-    main,
     open_storage,
     open_study,
     pareto_front,
     recorded_candidates,
     search,
-    true_result,
 )
 
 MACRO = get_space('macro')
@@ -114,13 +114,20 @@ def test_small_sets_are_evaluated_whole():
 
 
 def test_search_ends_when_nothing_new_is_proposed(monkeypatch):
-    monkeypatch.setattr('condnet.search.PATIENCE', 2)
+    monkeypatch.setattr('condnet.study.PATIENCE', 2)
     monkeypatch.setattr(MeasuredLatency, '__call__', lambda self, arch: 1.0 + (sum(arch) > 1))
     latency = MeasuredLatency(MACRO, 10, (3, 32, 32), torch.device('cpu'))
     problem, judge = Problem(MACRO, limits={'latency': 1.5}, latency=latency), Judge()
     assert problem.feasible() is None
     search(new_study(problem), problem, judge, 100)  # nine are within the limit
     assert len(judge.archs) <= 9
+
+
+def test_measured_limit_that_nothing_respects(monkeypatch):
+    monkeypatch.setattr(MeasuredLatency, '__call__', lambda self, arch: 1.0 + (sum(arch) > 1))
+    latency = MeasuredLatency(MACRO, 10, (3, 32, 32), torch.device('cpu'))
+    with pytest.raises(ValueError, match='respects --max-latency 0.5; that of the fewest FLOPs takes 1 ms here'):
+        search(None, Problem(MACRO, limits={'latency': 0.5}, latency=latency), Judge(), 100)
 
 
 def test_grid_is_one_batch_and_its_front_is_exact():
@@ -328,7 +335,7 @@ _SCORE = """
 import json, sys
 import timm, torch
 import condnet
-assert not {'optuna', 'condnet.search'} & set(sys.modules)
+assert not {'optuna', 'condnet.search', 'condnet.study'} & set(sys.modules)
 net = timm.create_model(f'local-dir:{sys.argv[1]}', pretrained=True).eval()
 images, targets = torch.load(sys.argv[2])
 torch.set_num_threads(1)
@@ -398,6 +405,37 @@ def test_full_disk_while_results_are_written(checkpoint, tiny_data, tmp_path, mo
     assert 'No space left' in capsys.readouterr().err
     monkeypatch.setattr('condnet.search.predict', None)  # nothing is left to evaluate
     assert main(arguments(checkpoint, tiny_data, tmp_path)) == 0
+
+
+def test_full_disk_while_the_winner_is_written(tmp_path):
+    """The library that writes weights has an error of its own for it."""
+    model, limits = timm.create_model('nb201_net', cells_per_stage=1), resource.getrlimit(resource.RLIMIT_FSIZE)
+    save_model(model, tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match='cannot write the weights'):
+            save_model(model, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_searches_write_their_results_one_after_the_other(tmp_path):
+    """Two processes of the same search have the same output."""
+    order = []
+
+    def write_second():
+        with alone_in(tmp_path):
+            order.append('second')
+
+    with alone_in(tmp_path):
+        thread = threading.Thread(target=write_second)
+        thread.start()
+        thread.join(0.3)
+        order.append('first')
+    thread.join()
+    assert order == ['first', 'second']
 
 
 def test_latency_is_measured_and_kept(checkpoint, tiny_data, tmp_path):
