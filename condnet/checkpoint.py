@@ -16,18 +16,21 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 
 from condnet import glyphs
 from condnet.commands import run
 from condnet.models.pretrained import (
+    CARD_NAME,
     CONFIG_NAME,
     WEIGHTS_NAME,
     check_folder,
     file_sha256,
     find_pretrained,
     is_pretrained_name,
+    list_pretrained,
     read_config,
     stream_sha256,
 )
@@ -158,8 +161,13 @@ def locate(checkpoint: str | Path) -> Path:
     Raises:
         ValueError: If it is such a name, and its weights are not to be had.
     """
-    is_name = not Path(checkpoint).exists() and is_pretrained_name(str(checkpoint))
-    return find_pretrained(str(checkpoint)) if is_name else Path(checkpoint)
+    if Path(checkpoint).exists():
+        return Path(checkpoint)
+    if is_pretrained_name(str(checkpoint)):
+        return find_pretrained(str(checkpoint))
+    if str(checkpoint).partition('.')[0].endswith('_cond_supernet'):
+        raise ValueError(f'no pretrained super-network {checkpoint}; there are {", ".join(list_pretrained())}')
+    return Path(checkpoint)
 
 
 @dataclass(frozen=True)
@@ -274,6 +282,7 @@ def _describe(checkpoint: dict[str, Any]) -> dict[str, Any]:
         'trained_steps': state['step'],
         'split_epoch': args['split_epoch'] if state['split'] else None,
         **{key: args[key] for key in kept},
+        **({'hardware': args['hardware']} if 'hardware' in args else {}),
         **{key: args[key] for key, value in USUAL.items() if args.get(key, value) != value},
         **({'untrained': [list(choice) for choice in state['untrained']]} if state.get('untrained') else {}),
     }
@@ -289,6 +298,9 @@ def save_model(model: nn.Module, folder: str | Path, training: dict[str, Any] | 
         folder: Where to; it is created.
         training: How the weights were trained, see `training_of`.
         half: Whether parameters are stored in half precision.
+
+    Raises:
+        OSError: If it cannot be written. What was there is as it was then.
     """
     stored = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub
     for parameter in stored.parameters() if half else ():
@@ -302,12 +314,17 @@ def save_model(model: nn.Module, folder: str | Path, training: dict[str, Any] | 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        save_for_hf(stored, temporary, {'training': training or {}}, safe_serialization=True)
+        try:
+            save_for_hf(stored, temporary, {'training': training or {}}, safe_serialization=True)
+        except SafetensorError as error:  # its own even where the disk is full
+            raise OSError(f'cannot write the weights to {folder}: {error}') from error
         weights, config = Path(temporary) / WEIGHTS_NAME, Path(temporary) / CONFIG_NAME
         content = json.loads(config.read_text()) | {'weights_sha256': file_sha256(weights)}
         config.write_text(json.dumps(content, indent=2) + '\n')
         for file in (weights, config):
             file.chmod(0o644)  # safetensors keeps its files to their owner
+        (folder / CARD_NAME).unlink(missing_ok=True)  # it describes other weights
+        for file in (weights, config):
             os.replace(file, folder / file.name)
 
 

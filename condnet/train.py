@@ -32,7 +32,7 @@ from condnet.checkpoint import (
     training_checkpoints,
     write_file,
 )
-from condnet.commands import DATASET_HELP, ModelKwargs, open_images, run
+from condnet.commands import DATASET_HELP, ModelKwargs, hardware_name, open_images, run
 from condnet.counts import counts_table, describe_untrained, untrained_choices
 from condnet.data import (
     Images,
@@ -196,7 +196,7 @@ def train(args: argparse.Namespace) -> None:
             cannot go on, because it has diverged or the disk is full.
     """
     group, device = join_group(args.device)
-    args.num_processes = group.size
+    args.num_processes, args.hardware = group.size, hardware_name(device)
     path, checkpoint = group.from_first(lambda: find_checkpoint(args))
     with group.first_ahead(args.download):
         source = open_data(args)

@@ -25,6 +25,7 @@ from condnet.data import (
     subset_withheld,
     withheld_indices,
 )
+from condnet.ranking import choose_images
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 CLASSES = ('cat', 'dog', 'frog')
@@ -231,6 +232,13 @@ class TestSubsets:
         seen = set(cifar10.select(trained).digests())
         assert len(seen) == 45_000
         assert seen.isdisjoint(cifar10.select(withheld).digests())
+
+    def test_calibration_of_cifar10(self, cifar10):
+        calibration, validation = choose_images(cifar10)
+        trained, withheld = withheld_indices(cifar10.targets)
+        assert len(set(calibration.digests())) == 5120
+        assert set(calibration.digests()) <= set(cifar10.select(trained).digests())
+        assert validation.digests() == cifar10.select(withheld).digests()
 
     def test_loader_never_yields_withheld(self, images):
         trained, withheld = withheld_indices(images.targets)

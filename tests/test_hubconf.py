@@ -29,6 +29,8 @@ for name in kwargs:
     torch.manual_seed(0)
     model = torch.hub.load(repo, name, source='local', **kwargs[name])
     answers['models'][name] = {key: value.double().sum().item() for key, value in model.state_dict().items()}
+pretrained = torch.hub.load(repo, 'nb201_cond_supernet', source='local', pretrained=True, tag='cond_glyphs')
+answers['active_subnet'] = pretrained.active_subnet
 answers['condnet'] = sys.modules['condnet'].__file__
 print(json.dumps(answers))
 """
@@ -65,7 +67,12 @@ def test_model_is_that_of_timm(answers, name):
     assert answers['models'][name] == {key: value.double().sum().item() for key, value in expected.items()}
 
 
-@pytest.mark.parametrize('name', KWARGS)
+def test_tag_of_pretrained_weights(answers):
+    expected = timm.create_model('nb201_cond_supernet.cond_glyphs', pretrained=True).active_subnet
+    assert tuple(answers['active_subnet']) == expected
+
+
+@pytest.mark.parametrize('name', ['nb201_net', 'macro_net'])
 def test_missing_pretrained_weights_are_one_clear_error(name):
     with pytest.raises(ValueError, match=f'no pretrained weights of {name}.* exist yet.*condnet-train -c') as error:
         torch.hub.load(str(REPO), name, source='local', pretrained=True)

@@ -50,8 +50,15 @@ def test_tag_decides_the_arguments():
     assert not timm.create_model(UNSPLIT).is_split
     assert not timm.create_model('nb201_cond_supernet').is_split  # neither a tag nor weights
     assert timm.create_model('macro_cond_supernet.cond_cifar10').num_weight_sets == 44
-    with pytest.raises(ValueError, match='cond_glyphs is split; split=False needs'):
-        timm.create_model(NAME, split=False)
+    for split in (False, 0):
+        with pytest.raises(ValueError, match='cond_glyphs is split; split=False needs'):
+            timm.create_model(NAME, split=split)
+
+
+def test_split_weights_do_not_become_unsplit(folders):
+    make_folder(folders, NAME)
+    with pytest.raises(ValueError, match='is split; split=False needs'):
+        timm.create_model(f'local-dir:{folders / NAME}', pretrained=True, split=False)
 
 
 def test_pretrained_classifies_at_once(folders):
@@ -101,6 +108,27 @@ def test_statistics_of_another_subnet_are_warned_of_once(folders):
     trained(IMAGES)  # in training mode
     with pytest.warns(UserWarning, match='not of the active sub-network'):
         trained.eval()(IMAGES)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        fresh = timm.create_model('nb201_cond_supernet', active_subnet=5)
+        fresh.get_active_subnet()  # nobody expects statistics of it
+
+
+TWO_MODELS = """
+import sys, timm, torch, condnet
+for use in (lambda model: model(torch.zeros(1, 1, 16, 16)), lambda model: model.get_active_subnet()):
+    model = timm.create_model(sys.argv[1], pretrained=True).eval()
+    model.set_active_subnet(5)
+    use(model)
+"""
+
+
+def test_every_model_warns(folders):
+    """With Python's own filter, which shows a warning once for each place that it comes from."""
+    make_folder(folders, NAME)
+    process = subprocess.run([sys.executable, '-c', TWO_MODELS, NAME], capture_output=True, text=True, timeout=240)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.count('not of the active sub-network') == 2
 
 
 @pytest.mark.parametrize('name', [NAME, 'local-dir:{}'])
@@ -163,6 +191,11 @@ def _config(folder: Path) -> None:
     (folder / 'config.json').write_text('{"architecture": "nb201')
 
 
+def _arguments(folder: Path) -> None:
+    config = json.loads((folder / 'config.json').read_text())
+    (folder / 'config.json').write_text(json.dumps(config | {'model_args': None}))
+
+
 def _no_weights(folder: Path) -> None:
     (folder / 'model.safetensors').unlink()
 
@@ -177,6 +210,7 @@ def _no_weights(folder: Path) -> None:
         (_other_shapes, 'the checkpoint does not fit'),
         (_unsplit, 'holds unsplit weights, expected split ones'),
         (_config, 'config.json is damaged'),
+        (_arguments, 'config.json is damaged'),
         (_no_weights, 'lacks model.safetensors'),
     ],
 )
@@ -197,7 +231,12 @@ def test_weights_that_do_not_exist_yet(folders, monkeypatch):
     monkeypatch.setattr(pretrained, '_WEIGHTS_SHA256', {})
     name = 'macro_cond_supernet.spos_cifar10'
     assert condnet.list_pretrained() == []
-    with pytest.raises(ValueError, match=f'no pretrained weights of {name} exist yet.*-c macro --split-epoch 0$'):
+    with pytest.raises(ValueError, match=f'no pretrained weights of {name} exist yet.* DATA --split-epoch 0$'):
+        timm.create_model(name, pretrained=True)
+    with pytest.raises(ValueError, match='no pretrained super-network nb201_cond_supernet.typo; there are'):
+        load_model('nb201_cond_supernet.typo')
+    monkeypatch.setenv(pretrained.CHECKPOINTS_VARIABLE, str(folders / 'nowhere'))
+    with pytest.raises(ValueError, match='CONDNET_CHECKPOINTS names .*nowhere, which is no directory'):
         timm.create_model(name, pretrained=True)
 
 
@@ -251,8 +290,8 @@ def test_push_and_pull_give_the_same_predictions(folders, tmp_path):
 
 
 def test_what_is_not_complete_is_not_published(folders):
-    make_folder(folders, NAME)
-    (folders / NAME / 'README.md').unlink()
+    model = make_folder(folders, NAME)
+    save_model(model, folders / NAME)  # a card that was there before would describe other weights
     with pytest.raises(ValueError, match='has no card README.md'):
         publish(folders / NAME, 'condnet/test')
     _flip(folders / NAME)

@@ -21,7 +21,7 @@ from torch import nn
 from condnet.models.supernet import Supernet, checkpoint_filter_fn, state_dict_is_split
 
 CHECKPOINTS_VARIABLE = 'CONDNET_CHECKPOINTS'  # environment variable: a directory to look for folders in
-WEIGHTS_NAME, CONFIG_NAME = 'model.safetensors', 'config.json'
+WEIGHTS_NAME, CONFIG_NAME, CARD_NAME = 'model.safetensors', 'config.json', 'README.md'
 HUB_ORGANIZATION = 'condnet'
 _WEIGHTS_SHA256 = {  # a tag that is not here has no weights yet
     'nb201_cond_supernet.cond_glyphs': '010f8cc71763937d3ea21181ab4f10f9b90c19ea13531626f9ca29d1bfed19b1',
@@ -68,6 +68,8 @@ def find_pretrained(name: str, cache_dir: str | Path | None = None) -> Path:
 def _local_folders(name: str) -> Iterator[Path]:
     directory = os.environ.get(CHECKPOINTS_VARIABLE)
     parents = [Path(directory)] if directory else []
+    if directory and not parents[0].is_dir():
+        raise ValueError(f'{CHECKPOINTS_VARIABLE} names {directory}, which is no directory')
     for parent in (*parents, _PACKAGE.parent / 'checkpoints', _PACKAGE / 'checkpoints'):
         if (parent / name / CONFIG_NAME).is_file():
             yield parent / name
@@ -81,7 +83,7 @@ def _fetch(repo: str, name: str, cache_dir: str | Path | None) -> Path:
             for file in (CONFIG_NAME, WEIGHTS_NAME)
         ]
     except Exception as error:  # the Hub's client lets through what its HTTP library raises
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = ' '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])
         hint = '' if name.startswith('hf-hub:') else f'; if it is not published yet, {_how_to_train(name)}'
         raise ValueError(f'cannot get {name} from the Hub ({repo}: {reason}){hint}') from error
     return Path(config).parent
@@ -89,8 +91,8 @@ def _fetch(repo: str, name: str, cache_dir: str | Path | None) -> Path:
 
 def _how_to_train(name: str) -> str:
     model, _, tag = name.partition('.')
-    recipes = {'nb201_cond_supernet': 'nb201_full', 'macro_cond_supernet': 'macro'}
-    recipe = 'nb201_glyphs' if tag.endswith('glyphs') else recipes.get(model, 'RECIPE')
+    recipes = {'nb201_cond_supernet': 'nb201_cifar10', 'macro_cond_supernet': 'macro'}
+    recipe = 'nb201_glyphs' if tag.endswith('glyphs') else f'{recipes.get(model, "RECIPE")} --data-dir DATA'
     return f'train your own with condnet-train -c {recipe}{" --split-epoch 0" if tag.startswith("spos") else ""}'
 
 
@@ -107,7 +109,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG_NAME).read_text())
         architecture = config['architecture']
         config['pretrained_cfg']['num_classes']
-    except (KeyError, TypeError, ValueError) as error:
+        config.get('model_args', {}).get('split')
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{folder}/{CONFIG_NAME} is damaged, or names no architecture') from error
     if not timm.is_model(architecture):
         raise ValueError(f'{folder} holds the model {architecture!r}, which neither timm nor condnet knows')
@@ -183,8 +186,7 @@ def build_supernet(
             raise ValueError(f'{variant} has no tag {tag!r}, expected one of {", ".join(tags)}; a folder of your own '
                              'is loaded as local-dir:FOLDER')  # fmt: skip
         tag_args = tags[tag]
-        if tag_args.get('split') and kwargs.get('split') is False:
-            raise ValueError(f'{variant}.{tag} is split; split=False needs the weights of an unsplit super-network')
+        _check_split(f'{variant}.{tag}', tag_args, kwargs)
         kwargs = {**tag_args, **kwargs, 'pretrained_cfg': tag}
         if pretrained and not any(overlay.get(source) for source in _SOURCES):
             folder = find_pretrained(f'{variant}.{tag}', kwargs.get('cache_dir'))
@@ -197,7 +199,9 @@ def build_supernet(
             folder = Path(config['file'])
         else:
             folder = find_pretrained(f'hf-hub:{config["hf_hub_id"]}', kwargs.get('cache_dir'))
-        calibrated = check_folder(folder, variant).get('model_args', {}).get('active_subnet')
+        found = check_folder(folder, variant).get('model_args', {})
+        _check_split(f'{variant} in {folder}', found, kwargs)
+        calibrated = found.get('active_subnet')
     kwargs['pretrained_cfg_overlay'] = overlay
     model = build_model_with_cfg(
         model_cls,
@@ -213,6 +217,12 @@ def build_supernet(
         if calibrated is not None:
             cast(Supernet, model).set_calibrated_subnet(calibrated)
     return model
+
+
+def _check_split(name: str, weights: dict[str, Any], kwargs: dict[str, Any]) -> None:
+    """Refuse what nothing can do: to give weights of several contexts to a model of one."""
+    if weights.get('split') and not kwargs.get('split', True):
+        raise ValueError(f'{name} is split; split=False needs the weights of an unsplit super-network')
 
 
 _RECORDED = ('space', 'linear_skip', 'cells_per_stage', 'channels')  # a tag's arguments that `config.json` must repeat

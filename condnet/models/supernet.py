@@ -50,8 +50,9 @@ class Supernet(nn.Module):
     in_chans: int
     global_pool: SelectAdaptivePool2d
     pretrained_cfg: dict[str, Any]  # set by timm
-    _has_warned: bool = False  # that these are not the statistics of the active sub-network
     calibrated_subnet: Arch | None = None  # whose BatchNorm statistics it has; None: of no single one
+    _is_pretrained: bool = False  # and therefore expected to have somebody's
+    _has_warned: bool = False  # that they are not the active sub-network's
 
     def _start(self, split: bool, active_subnet: 'str | int | Arch | None') -> None:
         """What a constructor does last."""
@@ -61,13 +62,23 @@ class Supernet(nn.Module):
             self.set_active_subnet(active_subnet)
 
     def set_calibrated_subnet(self, arch: 'str | int | Arch') -> None:
-        """Say whose BatchNorm statistics these are; forward passes of any other sub-network warn of that, once.
+        """Say whose BatchNorm statistics these are; the use of any other sub-network warns of that, once.
 
         Raises:
             ValueError: If it is no architecture of `space`.
         """
         self.calibrated_subnet = self.space.parse(arch)
+        self._is_pretrained = True
         self.register_forward_pre_hook(_check_calibration)
+
+    def _warn_of_statistics(self) -> None:
+        """Say once that the BatchNorm statistics of a pretrained super-network do not fit the active sub-network."""
+        fit = self.active_subnet is not None and self.active_subnet == self.calibrated_subnet
+        if self._is_pretrained and not fit and not self._has_warned:
+            text = 'the BatchNorm statistics are not of the active sub-network; call condnet.calibrate(model, images)'
+            # `warnings.warn` would take it for a line of torch's, and show it for one model of the process only.
+            warnings.warn_explicit(text, UserWarning, __file__, 0)
+            self._has_warned = True
 
     def choice_blocks(self) -> list[ChoiceBlock]:
         """All choice blocks; several of them may make the same decision, as the cells of nb201 do."""
@@ -167,6 +178,7 @@ class Supernet(nn.Module):
             ValueError: In the over-complete state.
         """
         self._check_active()
+        self._warn_of_statistics()
         reference = next(self.parameters())
         net = self._make_standalone(cast(Arch, self.active_subnet), self._standalone_args())
         net.to(device=reference.device, dtype=reference.dtype)
@@ -201,16 +213,11 @@ class Supernet(nn.Module):
 
 
 def _check_calibration(model: Supernet, _: Any) -> None:
-    """Before a forward pass of a pretrained super-network: say once that statistics do not fit."""
+    """Before a forward pass of a pretrained super-network."""
     if model.training:
         model.calibrated_subnet = None  # its statistics change
-    elif model.active_subnet != model.calibrated_subnet or model.active_subnet is None:
-        if not model._has_warned:
-            message = (
-                'the BatchNorm statistics are not of the active sub-network; call condnet.calibrate(model, images)'
-            )
-            warnings.warn(message, stacklevel=4)
-        model._has_warned = True
+    else:
+        model._warn_of_statistics()
 
 
 def state_dict_is_split(state_dict: dict[str, Any]) -> bool:
