@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from condnet.checkpoint import sha256, training_checkpoints, write_file
+from condnet.models.pretrained import CARD_NAME
 from condnet.results import read_predictions
 from condnet.train import parse_args
 
@@ -38,9 +39,12 @@ def train(output: Path, trunk: Path, recipe: str, flags: list[str | Path]) -> No
 
 def rank(checkpoint: Path, folder: Path, results: Path, num_archs: str, flags: list[str | Path]) -> None:
     """Rank the half-precision weights of a training, and write its model folder with the best sub-network active."""
+    if (results_json := results.with_suffix('.json')).exists() and (folder / CARD_NAME).exists():
+        if json.loads(results_json.read_text())['checkpoint_sha256'] == sha256(folder):
+            return  # an earlier run has come so far
     half = checkpoint.with_name('half')
     call('-m', 'condnet.checkpoint', checkpoint, half)
-    if not results.with_suffix('.json').exists():  # it is written after the CSV file
+    if not results_json.exists():  # it is written after the CSV file
         call('validate.py', '--checkpoint', half, '--num-archs', num_archs, '--results-file', results, *flags)
     call('-m', 'condnet.hub', 'prepare', half, folder, '--results', results, *flags)
     # The folder differs from what was ranked in nothing but BatchNorm statistics, which a ranking estimates anew. So
@@ -51,9 +55,9 @@ def rank(checkpoint: Path, folder: Path, results: Path, num_archs: str, flags: l
     call('validate.py', '--checkpoint', folder, '--results-file', again, *flags, '--archs', *archs)
     if read_predictions(again) != predictions:
         raise SystemExit(f'{folder} ranks otherwise than {half}: {again} differs from {results}')
-    summary = json.loads(results.with_suffix('.json').read_text())
+    summary = json.loads(results_json.read_text())
     summary |= {'checkpoint': folder.name, 'checkpoint_sha256': sha256(folder)}
-    write_file(results.with_suffix('.json'), (json.dumps(summary, indent=2) + '\n').encode())
+    write_file(results_json, (json.dumps(summary, indent=2) + '\n').encode())
 
 
 def main() -> None:
@@ -74,8 +78,9 @@ def main() -> None:
     output = (args.output or Path('output') / f'{args.space}_cifar10').resolve()
     trunk = output / 'cond' / f'milestone-{split_epoch}.pth.tar'
     starts = {'cond': (output / 'cond', split_epoch), 'spos': (trunk, 0)}
-    for num_archs, (kind, (start, epoch)) in zip(numbers, starts.items(), strict=True):
+    for kind, (start, epoch) in starts.items():
         train(output / kind, start, recipe, [*data, *args.train_flags, '--split-epoch', str(epoch)])
+    for kind, num_archs in zip(starts, numbers, strict=True):
         folder = output / f'{args.space}_cond_supernet.{kind}_cifar10'
         results = output / f'{args.space}_{kind}_cifar10.csv'
         flags = [*data, *args.rank_flags]
