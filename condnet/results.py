@@ -165,13 +165,18 @@ def plot_predictions(predictions: list[Prediction], table: BenchmarkTable, summa
     figure = Figure(figsize=(9, 4.2), layout='constrained')
     axes = figure.subplots(1, 2, sharey=True)
     series = {
-        'accuracy': ('predicted accuracy (%)', [prediction.accuracy for prediction in predictions]),
-        'loss': ('predicted loss', [prediction.loss for prediction in predictions]),
+        'accuracy': ('predicted accuracy (%)', np.array([prediction.accuracy for prediction in predictions])),
+        'loss': ('predicted loss', np.array([prediction.loss for prediction in predictions])),
     }
+    bottom, top = _visible_range(truth.accuracy)
     for ax, (name, (label, values)) in zip(axes, series.items(), strict=True):
         points = ax.scatter(values, truth.accuracy, c=truth.flops / 1e6, s=14, cmap='viridis', linewidths=0)
+        left, right = _visible_range(values)
+        num_outside = np.sum((truth.accuracy < bottom) | (truth.accuracy > top) | (values < left) | (values > right))
+        outside = f', {num_outside} far off not shown' if num_outside else ''
         tau = summary[name]['kendall_tau']
-        ax.set(xlabel=label, title=f'Kendall tau {tau:.2f}' if tau is not None else 'no Kendall tau')
+        title = (f'Kendall tau {tau:.2f}' if tau is not None else 'no Kendall tau') + outside
+        ax.set(xlabel=label, title=title, xlim=(left, right), ylim=(bottom, top))
         ax.grid(alpha=0.3)
     axes[0].set_ylabel('true accuracy (%)')
     axes[1].invert_xaxis()  # better to the right, as on the left
@@ -181,6 +186,15 @@ def plot_predictions(predictions: list[Prediction], table: BenchmarkTable, summa
     stream = io.BytesIO()
     figure.savefig(stream, format='png', dpi=110)
     return stream.getvalue()
+
+
+def _visible_range(values: np.ndarray) -> tuple[float, float]:
+    """Axis limits that leave out what is far off, as architectures are that let nothing through."""
+    lower, upper = np.quantile(values, (0.25, 0.75))
+    far = 4 * (upper - lower) or np.inf
+    shown = values[(values >= lower - far) & (values <= upper + far)]
+    margin = 0.05 * (shown.max() - shown.min()) or 0.5
+    return float(shown.min() - margin), float(shown.max() + margin)
 
 
 def format_table(folder: str | Path) -> str:

@@ -92,12 +92,14 @@ def measure_ranking(images: Images, args: argparse.Namespace) -> dict[str, Any]:
     """Engine and plain loop, for every checkpoint."""
     device = find_device(args.device)
     figures: dict[str, Any] = {}
-    models = {path: load_model(path).to(device) for path in args.checkpoints}  # all, before hours of measuring
-    for path, model in models.items():
+    models: dict[str, Supernet] = {}
+    for path in args.checkpoints:  # all of them, before any is measured for half an hour
+        model = load_model(path).to(device)
         if not isinstance(model, Supernet):
             raise ValueError(f'{path} holds a {type(model).__name__}, expected a super-network')
-    for path, model in models.items():
-        figures[model.space.name] = {'checkpoint_sha256': sha256(path), **measure_space(model, images, args)}
+        models[path] = model
+    for path, supernet in models.items():
+        figures[supernet.space.name] = {'checkpoint_sha256': sha256(path), **measure_space(supernet, images, args)}
     return figures
 
 
