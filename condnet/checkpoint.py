@@ -98,8 +98,12 @@ def training_checkpoints(folder: Path) -> list[Path]:
     return [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
 
 
-def find_training_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
+def find_training_checkpoint(path: Path, warns: bool = True) -> tuple[Path, dict[str, Any]]:
     """Read the checkpoint at a path; in a folder, the newest one that is not damaged.
+
+    Args:
+        path: File or folder.
+        warns: Whether to say that a newer one is damaged.
 
     Returns:
         The file, and what it holds.
@@ -116,7 +120,7 @@ def find_training_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
         except ValueError as error:
             errors.append(str(error))
             continue
-        if errors:
+        if errors and warns:
             _logger.warning(f'{errors[0]}; going on from the one before it, {file}')
         return file, checkpoint
     raise ValueError(f'no checkpoint to go on from in {path}: {"; ".join(errors) or f"there is no {LAST}"}')

@@ -138,21 +138,30 @@ def predict(model: nn.Module, archs: Iterable['str | int | Arch'], data: Evaluat
             is shared: this is the plain way then.
 
     Raises:
-        ValueError: If it is no super-network, an architecture is not one of its space, or a loss is not finite.
+        ValueError: If it is no super-network, or an architecture is not one of its space; at the end, after all others,
+            if losses are not finite.
     """
     supernet = _as_supernet(model)
     parsed = list(dict.fromkeys(supernet.space.parse(arch) for arch in archs))
     if data.momentum is not None:
         return (evaluate_subnet(model, arch, data) for arch in parsed)
-    return (
-        _prediction(supernet.space, arch, accuracy, loss)
-        for same, logits in walk(supernet, group_by_route(supernet, parsed), data)
-        for accuracy, loss in [_score(logits, data)]
-        for arch in same
-    )
+    return _predict(supernet, group_by_route(supernet, parsed), data)
 
 
 Route = tuple[int, ...]
+
+
+def _predict(model: Supernet, groups: list[tuple[Route, list[Arch]]], data: EvaluationData) -> Iterator[Prediction]:
+    failed = []
+    for archs, logits in walk(model, groups, data):
+        accuracy, loss = _score(logits, data)
+        if math.isfinite(loss):
+            yield from (_prediction(model.space, arch, accuracy, loss) for arch in archs)
+        else:
+            failed += archs
+    if failed:
+        raise ValueError(f'the validation loss of {len(failed)} architectures is not finite, first '
+                         f'{model.space.format(failed[0])}; the others are predicted')  # fmt: skip
 
 
 def group_by_route(model: Supernet, archs: Iterable[Arch]) -> list[tuple[Route, list[Arch]]]:

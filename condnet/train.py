@@ -541,7 +541,7 @@ def prepare_output(
     except OSError:  # a file system without locks
         pass
     if continues and training_checkpoints(output):  # another process may have gone on before the lock was this one's
-        newest = find_training_checkpoint(output)[1]
+        newest = find_training_checkpoint(output, warns=False)[1]
         if checkpoint is None or newest['sha256'] != checkpoint['sha256']:
             raise ValueError(f'another training has gone on in {output} meanwhile; run the same command again')
     if resumed is not None and _is_same(resumed, output / PREVIOUS):

@@ -133,7 +133,7 @@ def _was_killed(status: int) -> bool:
 def final_state(output: Path) -> dict[str, Any]:
     """Everything that a training leaves behind, except what it took in time and memory."""
     checkpoint = read_training_checkpoint(output / LAST)
-    state = {key: value for key, value in checkpoint.items() if key != 'args'}
+    state = {key: value for key, value in checkpoint.items() if key not in ('args', 'sha256')}  # they name the output
     state['progress'] = {**state['progress'], 'summary': [_untimed(row) for row in state['progress']['summary']]}
     for path in output.glob('*.csv'):
         with path.open(newline='') as file:

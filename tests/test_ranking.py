@@ -1,6 +1,7 @@
 """Recalibration and the plain loop: independent of order, and without a trace in the super-network."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -167,6 +168,23 @@ def test_a_space_without_steps_of_its_own_is_ranked_as_well(supernet, data, monk
     expected = _plain(supernet, archs, data)
     monkeypatch.setattr(type(supernet), 'forward_steps', Supernet.forward_steps)
     assert {p.index: p for p in predict(supernet, archs, data)} == expected
+
+
+def test_a_loss_that_is_not_finite_stops_no_other_architecture(supernet, data):
+    archs = supernet.space.sample_distinct(4, seed=3)
+    expected = _plain(supernet, archs[1:], data)
+    supernet.set_active_subnet(archs[0])
+    used = {id(module) for module in supernet.active_modules()}
+    for arch in archs[1:]:
+        supernet.set_active_subnet(arch)
+        used -= {id(module) for module in supernet.active_modules()}
+    broken = next(m for m in supernet.modules() if id(m) in used and isinstance(m, torch.nn.Conv2d))
+    torch.nn.init.constant_(broken.weight, float('nan'))
+    predictions = predict(supernet, archs, data)
+    assert {p.index: p for p in (next(predictions) for _ in range(3))} == expected
+    message = f'loss of 1 architectures is not finite, first {supernet.space.format(archs[0])}; the others are'
+    with pytest.raises(ValueError, match=re.escape(message)):
+        next(predictions)
 
 
 def test_engine_prunes_without_a_trace(data):
