@@ -46,7 +46,8 @@ def rank(checkpoint: Path, folder: Path, results: Path, num_archs: str, flags: l
     call('-m', 'condnet.checkpoint', checkpoint, half)
     if not results_json.exists():  # it is written after the CSV file
         call('validate.py', '--checkpoint', half, '--num-archs', num_archs, '--results-file', results, *flags)
-    call('-m', 'condnet.hub', 'prepare', half, folder, '--results', results, *flags)
+    # The card is of what users load: in full precision, whatever the ranking is made in.
+    call('-m', 'condnet.hub', 'prepare', half, folder, '--results', results, *flags, '--amp-dtype', 'float32')
     # The folder differs from what was ranked in nothing but BatchNorm statistics, which a ranking estimates anew. So
     # the results are its own; a few are computed again to see that.
     predictions = read_predictions(results)[:_NUM_CHECKED]
