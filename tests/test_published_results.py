@@ -31,7 +31,8 @@ def test_metrics_follow_from_predictions_and_truth(path, data_dir):
     path_of_table = data_dir / 'benchmarks' if summary['dataset'] == 'cifar10' else None  # others are packaged
     table = load_benchmark(name, path_of_table, summary['dataset'])
     recomputed = json.loads(json.dumps(summarize_predictions(predictions, table)))
-    assert {key: summary[key] for key in recomputed} == recomputed
+    for key, value in recomputed.items():  # another processor may add up in another order
+        assert summary[key] == pytest.approx(value, rel=1e-9)
 
 
 @pytest.mark.parametrize('path', SUMMARIES, ids=lambda path: path.stem)
