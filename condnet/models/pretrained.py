@@ -25,6 +25,7 @@ WEIGHTS_NAME, CONFIG_NAME, CARD_NAME = 'model.safetensors', 'config.json', 'READ
 HUB_ORGANIZATION = 'condnet'
 _WEIGHTS_SHA256 = {  # a tag that is not here has no weights yet
     'macro_cond_supernet.cond_cifar10': '5dea8ba325fae34a820f88f76847af93342c5e609586f28d36e9bd00ec550958',
+    'macro_cond_supernet.spos_cifar10': '15672798e9db8c2cd53fef8b2cfc7c1584c1a8bd2cf55434b6f98758e6c7785b',
     'nb201_cond_supernet.cond_cifar10': 'd193e43bbb444eb902363de6b328e929aad919ef3bcb6fcd32f13d1cf026c107',
     'nb201_cond_supernet.cond_glyphs': '010f8cc71763937d3ea21181ab4f10f9b90c19ea13531626f9ca29d1bfed19b1',
     'nb201_cond_supernet.spos_glyphs': 'aa36ef8b8b8fea28d4a650960e7ef86f45ca6c7ff2f6e88b2f16ac83092d866d',
