@@ -11,24 +11,28 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from condnet.checkpoint import sha256, training_checkpoints, write_file
 from condnet.models.pretrained import CARD_NAME
 from condnet.results import read_predictions
 from condnet.train import parse_args
+from condnet.validate import make_parser as validate_parser
 
 _ROOT = Path(__file__).parents[1]
 _SPACES = {  # recipe, architectures to rank with the split and without it
     'nb201': ('nb201_cifar10', '1000', '1000'),
     'macro': ('macro', 'all', '1000'),
 }
+_NUM_WITHHELD = 5000  # what the rankings are on by default
 _NUM_CHECKED = 4  # architectures that are ranked again, from the folder that is published
 
 
 def call(*command: str | Path) -> None:
-    """Run one of this project's commands."""
+    """Run one of this project's commands; if it fails, it has said why, and this ends as well."""
     print('+', shlex.join(map(str, command)), flush=True)
-    subprocess.run([sys.executable, *map(str, command)], cwd=_ROOT, check=True)
+    if status := subprocess.run([sys.executable, *map(str, command)], cwd=_ROOT).returncode:
+        raise SystemExit(status)
 
 
 def train(output: Path, trunk: Path, recipe: str, flags: list[str | Path]) -> None:
@@ -39,8 +43,10 @@ def train(output: Path, trunk: Path, recipe: str, flags: list[str | Path]) -> No
 
 def rank(checkpoint: Path, folder: Path, results: Path, num_archs: str, flags: list[str | Path]) -> None:
     """Rank the half-precision weights of a training, and write its model folder with the best sub-network active."""
-    if (results_json := results.with_suffix('.json')).exists() and (folder / CARD_NAME).exists():
-        if json.loads(results_json.read_text())['checkpoint_sha256'] == sha256(folder):
+    results_json = results.with_suffix('.json')
+    if results_json.exists():
+        check_settings(results_json, num_archs, flags)
+        if (folder / CARD_NAME).exists() and _read(results_json)['checkpoint_sha256'] == sha256(folder):
             return  # an earlier run has come so far
     half = checkpoint.with_name('half')
     call('-m', 'condnet.checkpoint', checkpoint, half)
@@ -56,9 +62,28 @@ def rank(checkpoint: Path, folder: Path, results: Path, num_archs: str, flags: l
     call('validate.py', '--checkpoint', folder, '--results-file', again, *flags, '--archs', *archs)
     if read_predictions(again) != predictions:
         raise SystemExit(f'{folder} ranks otherwise than {half}: {again} differs from {results}')
-    summary = json.loads(results_json.read_text())
+    summary = _read(results_json)
     summary |= {'checkpoint': folder.name, 'checkpoint_sha256': sha256(folder)}
     write_file(results_json, (json.dumps(summary, indent=2) + '\n').encode())
+
+
+def check_settings(results: Path, num_archs: str, flags: list[str | Path]) -> None:
+    """Refuse results of an earlier run with other flags."""
+    wanted = validate_parser().parse_args(['--checkpoint', '', '--num-archs', num_archs, *map(str, flags)])
+    found = _read(results)
+    for name, value, expected in (
+        ('--num-archs', found['architectures'].partition(',')[0], num_archs),
+        ('--calib-batches', found['calibration']['batches'], wanted.calib_batches),
+        ('--calib-momentum', found['calibration']['momentum'], wanted.calib_momentum),
+        ('--eval-images', found['eval_images'], wanted.eval_images or _NUM_WITHHELD),
+        ('--amp-dtype', found['amp_dtype'], wanted.amp_dtype),
+    ):
+        if value != expected:
+            raise SystemExit(f'{results} was made with {name} {value}, not {expected}; move it away to rank again')
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
 
 
 def main() -> None:
@@ -71,7 +96,10 @@ def main() -> None:
     parser.add_argument('--num-archs', help='how many to rank; default: 1000, all of macro with the split')
     args = parser.parse_args()
     recipe, *numbers = _SPACES[args.space]
-    training = parse_args(['-c', recipe, *args.train_flags])
+    try:
+        training = parse_args(['-c', recipe, *args.train_flags])
+    except ValueError as error:
+        parser.error(str(error))
     split_epoch = training.split_epoch
     if split_epoch not in training.keep_epochs:
         parser.error(f'the trunk is kept after epochs {training.keep_epochs}, not {split_epoch}, where it splits')

@@ -76,10 +76,12 @@ def take_mean(layers: list[_BatchNorm], number: int) -> None:
 def preserved_statistics(model: nn.Module) -> Iterator[None]:
     """Give the BatchNorm layers that run now their statistics back afterwards, bit for bit."""
     calibrated = getattr(model, 'calibrated_subnet', None)
-    with _preserved(_batch_norms(model)):
-        yield
-    if isinstance(model, Supernet):
-        model.calibrated_subnet = calibrated
+    try:
+        with _preserved(_batch_norms(model)):
+            yield
+    finally:
+        if isinstance(model, Supernet):
+            model.calibrated_subnet = calibrated
 
 
 @contextmanager

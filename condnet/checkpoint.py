@@ -304,7 +304,8 @@ def save_model(model: nn.Module, folder: str | Path, training: dict[str, Any] | 
         half: Whether parameters are stored in half precision.
 
     Raises:
-        OSError: If it cannot be written. What was there is as it was then.
+        OSError: If it cannot be written. What was there is as it was then. (A kill between the replacement of the one
+            file and of the other leaves a pair that is refused, as the hash in `config.json` is of other weights.)
     """
     stored = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub
     for parameter in stored.parameters() if half else ():
@@ -327,6 +328,8 @@ def save_model(model: nn.Module, folder: str | Path, training: dict[str, Any] | 
         config.write_text(json.dumps(content, indent=2) + '\n')
         for file in (weights, config):
             file.chmod(0o644)  # safetensors keeps its files to their owner
+            with file.open('rb') as stream:
+                os.fsync(stream.fileno())  # or a power failure could leave a renamed file without content
         (folder / CARD_NAME).unlink(missing_ok=True)  # it describes other weights
         for file in (weights, config):
             os.replace(file, folder / file.name)

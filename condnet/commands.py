@@ -79,7 +79,10 @@ def open_images(args: argparse.Namespace) -> Images | None:
     if args.dataset == 'glyphs':
         return render_glyphs()
     if not args.data_dir:
-        raise ValueError('--data-dir is missing; --download fetches CIFAR-10 into it, and --dataset glyphs needs none')
+        raise ValueError(
+            '--data-dir is missing: a directory with the data set; --download fetches CIFAR-10 into it '
+            '(only models of the letters, --dataset glyphs, need none)'
+        )
     return None if args.dataset else load_images(args.data_dir, train=True, download=args.download)
 
 

@@ -1,8 +1,9 @@
 """A ground truth of our own, small enough for a laptop: nb201 architectures, each trained alone on `glyphs`.
 
 `python -m condnet.minibench --output FILE.csv` makes the table that is packaged as `condnet/tables/nb201_glyphs.csv`.
-It goes on where it was interrupted. In the end it says how well the table agrees with itself, the noise ceiling of
-what any prediction can reach, and with the table of CIFAR-10, where that is found.
+It goes on where it was interrupted. In the end it says how well the table agrees with itself: one training of
+each architecture with another, which is its noise ceiling (the mean of all can be predicted better than that), and with
+the table of CIFAR-10, where that is found.
 """
 
 import argparse

@@ -224,7 +224,9 @@ def describe_training(training: dict[str, Any]) -> str:
     split = training['split_epoch']
     stopped = '' if training['trained_epochs'] == training['epochs'] else f'stopped at {training["trained_epochs"]}, '
     how = f'split at {split}' if split else 'unsplit'
-    unusual = ''.join(f', {name} {training[name]}' for name in USUAL if name in training)
+    precision = f', {training.get("amp_dtype", USUAL["amp_dtype"])}' if training.get('amp') else ''
+    others = (name for name in USUAL if name in training and not name.startswith('amp'))
+    unusual = precision + ''.join(f', {name} {training[name]}' for name in others)
     return f'{training["epochs"]} epochs, {stopped}{how}, seed {training["seed"]}{unusual}'
 
 

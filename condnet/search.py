@@ -153,7 +153,8 @@ def plot_candidates(problem: Problem, candidates: list[Candidate], front: set[Ar
 def make_parser() -> argparse.ArgumentParser:
     """Flags of the command."""
     parser = argparse.ArgumentParser('condnet-search', description=(__doc__ or '').splitlines()[0], allow_abbrev=False)
-    parser.add_argument('checkpoint', help='training checkpoint, or folder of a model')
+    parser.add_argument('checkpoint', help='training checkpoint, folder of a model, or name of a pretrained '
+                        'one')  # fmt: skip
     parser.add_argument('--output', default='output/search', help='directory of the results')
     parser.set_defaults(model=None)  # any super-network
     group = parser.add_argument_group('search')

@@ -41,7 +41,8 @@ _AMP_DTYPES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.flo
 def make_parser() -> argparse.ArgumentParser:
     """Flags of the command."""
     parser = argparse.ArgumentParser('condnet-validate', description=__doc__, allow_abbrev=False)
-    parser.add_argument('--checkpoint', required=True, help='training checkpoint, or folder of a model')
+    parser.add_argument('--checkpoint', required=True, help='training checkpoint, folder of a model, or name of a '
+                        'pretrained one')  # fmt: skip
     parser.add_argument('--model', help='refuse a checkpoint of another model')
     parser.add_argument('--results-file', default='output/ranking.csv', help='predictions; .json and .png beside it')
     group = parser.add_argument_group('architectures')

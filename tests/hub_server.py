@@ -1,4 +1,8 @@
-"""A stand-in for the Hugging Face Hub: the part of its HTTP API that pushing and pulling a model folder needs."""
+"""A stand-in for the Hugging Face Hub: the part of its HTTP API that pushing and pulling a model folder needs.
+
+As on the Hub, weights travel as Git LFS objects: they are uploaded to a store beside the repository, and a download is
+redirected there. Its newer storage (Xet) is no part of this; clients are to be run with `HF_HUB_DISABLE_XET=1`.
+"""
 
 import base64
 import hashlib
@@ -16,6 +20,7 @@ class HubServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(('127.0.0.1', 0), _Handler)
         self.repos: dict[str, dict[str, bytes]] = {}
+        self.objects: dict[str, bytes] = {}  # of LFS, by SHA-256
         self.requests: list[str] = []
 
     @property
@@ -79,23 +84,41 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({'errors': [], 'warnings': []})
         elif match := re.fullmatch(r'/api/models/([^/]+/[^/]+)/preupload/.+', path):
             files = [file['path'] for file in json.loads(body)['files']]
-            self._json({'files': [{'path': file, 'uploadMode': 'regular', 'shouldIgnore': False} for file in files]})
+            modes = {file: 'lfs' if file.endswith('.safetensors') else 'regular' for file in files}
+            self._json({'files': [{'path': f, 'uploadMode': modes[f], 'shouldIgnore': False} for f in files]})
+        elif re.fullmatch(r'/[^/]+/[^/]+\.git/info/lfs/objects/batch', path):
+            objects = json.loads(body)['objects']
+            actions = {o['oid']: {'upload': {'href': f'{self.server.url}/objects/{o["oid"]}'}} for o in objects}
+            self._json({'transfer': 'basic', 'objects': [{**o, 'actions': actions[o['oid']]} for o in objects]})
         elif match := re.fullmatch(r'/api/models/([^/]+/[^/]+)/commit/.+', path):
             for line in body.splitlines():
                 item = json.loads(line)
+                value = item['value']
                 if item['key'] == 'file':
-                    value = item['value']
                     self.server.repos[match[1]][value['path']] = base64.b64decode(value['content'])
+                elif item['key'] == 'lfsFile':
+                    self.server.repos[match[1]][value['path']] = self.server.objects[value['oid']]
             revision = self.server.revision(match[1])
             self._json({'commitUrl': f'{self.server.url}/{match[1]}/commit/{revision}', 'commitOid': revision})
         else:
             self._answer(404)
+
+    def do_PUT(self) -> None:
+        content, name = self._body(), self.path.rpartition('/')[2]
+        self.server.requests.append(f'PUT {self.path}')
+        if hashlib.sha256(content).hexdigest() == name:
+            self.server.objects[name] = content
+            self._answer(200)
+        else:
+            self._answer(400)
 
     def do_GET(self) -> None:
         path = self.path.partition('?')[0]
         self.server.requests.append(f'{self.command} {path}')
         if match := re.fullmatch(r'/([^/]+/[^/]+)/resolve/([^/]+)/(.+)', path):
             self._send_file(*match.groups())
+        elif (name := path.removeprefix('/objects/')) in self.server.objects:
+            self._answer(200, self.server.objects[name])
         else:
             self._answer(404, X_Error_Code='RepoNotFound')
 
@@ -108,5 +131,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, X_Error_Code='EntryNotFound', X_Repo_Commit=self.server.revision(repo))
         else:
             content = self.server.repos[repo][name]
-            etag = f'"{hashlib.sha256(content).hexdigest()}"'
-            self._answer(200, content, ETag=etag, X_Repo_Commit=self.server.revision(repo))
+            sha, revision = hashlib.sha256(content).hexdigest(), self.server.revision(repo)
+            if sha in self.server.objects:
+                linked = {'X-Linked-Etag': f'"{sha}"', 'X-Linked-Size': str(len(content))}
+                url = f'{self.server.url}/objects/{sha}'
+                self._answer(302, Location=url, ETag='"pointer"', X_Repo_Commit=revision, **linked)
+            else:
+                self._answer(200, content, ETag=f'"{sha}"', X_Repo_Commit=revision)

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import train_args
+from conftest import train_args, write_table
 from huggingface_hub import ModelCard
 
 from condnet.checkpoint import load_model
@@ -24,8 +24,9 @@ def checkpoint(tiny_data, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def flags(tiny_data, data_dir):
-    return ['--data-dir', str(tiny_data), '--benchmark', str(data_dir), '--calib-batches', '1']
+def flags(tiny_data, tmp_path_factory):
+    table = write_table(tmp_path_factory.mktemp('table') / 'table.csv', range(0, 15625, 250))
+    return ['--data-dir', str(tiny_data), '--benchmark', str(table), '--calib-batches', '1']
 
 
 @pytest.fixture(scope='module')

@@ -263,7 +263,8 @@ for argument in sys.argv[1:]:
 def run_with_hub(server: HubServer, cache: Path, *args: str, **environment: str) -> list[str]:
     """The lines that a process prints for which the server is the Hub."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(('HF_', 'CONDNET_CHECKPOINTS'))}
-    env |= {'HF_ENDPOINT': server.url, 'HF_HOME': str(cache), 'HF_TOKEN': 'hf_test', **environment}
+    env |= {'HF_ENDPOINT': server.url, 'HF_HOME': str(cache), 'HF_TOKEN': 'hf_test', 'HF_HUB_DISABLE_XET': '1'}
+    env |= environment
     process = subprocess.run([sys.executable, *args], env=env, capture_output=True, text=True, timeout=240)
     assert process.returncode == 0, process.stderr
     return process.stdout.splitlines()
@@ -279,11 +280,12 @@ def test_push_and_pull_give_the_same_predictions(folders, tmp_path):
         assert printed[-1].endswith(f'/commit/{server.revision(repo)}')
         assert sorted(server.repos[repo]) == ['README.md', 'config.json', 'model.safetensors']
         wanted = (f'{NAME} {sha}', f'hf-hub:{repo} -', f'{NAME} {"f" * 64}', f'{UNSPLIT} {sha}')
+        assert f'PUT /objects/{sha}' in server.requests  # and not within the commit
         online = run_with_hub(server, tmp_path / 'pull', '-c', PULL, *wanted)
         offline = run_with_hub(server, tmp_path / 'pull', '-c', PULL, *wanted, HF_HUB_OFFLINE='1')
     for first, second, other, missing in (online, offline):
         assert first == second == expected
-        assert 'on the Hub are not those that this version of condnet knows' in other
+        assert 'is not the file that this version of condnet knows' in other and str(tmp_path / 'pull') in other
         assert f'cannot get {UNSPLIT} from the Hub' in missing
         assert missing.endswith('published yet, train your own with condnet-train -c nb201_glyphs --split-epoch 0')
         assert float(missing.split()[0]) < 2

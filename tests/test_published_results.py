@@ -4,15 +4,21 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard
 
 from condnet import get_space
 from condnet.benchmarks import load_benchmark
 from condnet.checkpoint import load_model, sha256
 from condnet.data import load_images
+from condnet.models.pretrained import _WEIGHTS_SHA256, read_config
+from condnet.ranking import accuracy_and_loss, evaluation_data
 from condnet.results import TABLE_END, TABLE_START, format_table, read_predictions, summarize_predictions
 
 ROOT = Path(__file__).parent.parent
 SUMMARIES = sorted((ROOT / 'results').glob('*.json'))
+CHECKPOINTS = sorted(path.parent for path in (ROOT / 'checkpoints').glob('*/config.json'))
 
 
 def test_table_in_the_readme_is_generated_from_the_results(monkeypatch):
@@ -44,8 +50,25 @@ def test_checkpoint_behind_a_result_is_the_committed_one(path):
     assert load_model(checkpoint).is_split == summary['split']
 
 
+@pytest.mark.parametrize('folder', CHECKPOINTS, ids=lambda folder: folder.name)
+def test_checkpoint_is_what_its_name_promises(folder):
+    """Once it is on the Hub, any other file would be refused."""
+    assert sha256(folder) == read_config(folder)['weights_sha256'] == _WEIGHTS_SHA256[folder.name]
+
+
+@pytest.mark.parametrize('folder', CHECKPOINTS, ids=lambda folder: folder.name)
+def test_model_classifies_as_its_card_says(folder, data_dir):
+    model = timm.create_model(folder.name, pretrained=True).eval().to(memory_format=torch.channels_last)
+    images = load_images(data_dir, train=False)
+    data = evaluation_data(images.select([0]), images, model.pretrained_cfg, channels_last=True)
+    figure = ModelCard.load(folder / 'README.md').data.eval_results[0]
+    assert figure.metric_type == 'accuracy'
+    # The same machine and versions give the same number; with others, a few of the 10,000 images may tip over.
+    assert accuracy_and_loss(model, data)[0] == pytest.approx(figure.metric_value, abs=0.1)
+
+
 def test_checkpoints_were_trained_on_the_images_that_withheld_ones_are_tested_on(data_dir):
     """`test_data.py` shows by content that no withheld image is among the training images of this very set."""
     expected = load_images(data_dir).sha256()
-    trainings = [json.loads(path.read_text())['training'] for path in (ROOT / 'checkpoints').glob('*/config.json')]
+    trainings = [read_config(folder)['training'] for folder in CHECKPOINTS]
     assert trainings and all(training['data_sha256'] == expected for training in trainings)

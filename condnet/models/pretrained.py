@@ -64,7 +64,8 @@ def find_pretrained(name: str, cache_dir: str | Path | None = None) -> Path:
         raise ValueError(f'no pretrained weights of {name} exist yet; {_how_to_train(name)}')
     folder = _fetch(f'{HUB_ORGANIZATION}/{name}', name, cache_dir)
     if file_sha256(folder / WEIGHTS_NAME) != _WEIGHTS_SHA256[name]:
-        raise ValueError(f'the weights of {name} on the Hub are not those that this version of condnet knows')
+        raise ValueError(f'{folder / WEIGHTS_NAME} is not the file that this version of condnet knows as {name}; if it '
+                         'is damaged, delete it and it is fetched again, else the Hub has another')  # fmt: skip
     return folder
 
 
@@ -182,7 +183,7 @@ def build_supernet(
         ValueError: If the weights are not to be had or damaged, or the arguments contradict the tag.
     """
     config, overlay = kwargs.get('pretrained_cfg') or '', dict(kwargs.get('pretrained_cfg_overlay') or {})
-    calibrated: str | None = None
+    found: dict[str, Any] | None = None  # arguments of the model in the folder that the weights come from
     if isinstance(config, str) and (config or pretrained):
         tag = config or next(iter(tags))
         if tag not in tags:
@@ -193,9 +194,8 @@ def build_supernet(
         kwargs = {**tag_args, **kwargs, 'pretrained_cfg': tag}
         if pretrained and not any(overlay.get(source) for source in _SOURCES):
             folder = find_pretrained(f'{variant}.{tag}', kwargs.get('cache_dir'))
-            found = check_folder(folder, variant, tag_args.get('split', False))
-            calibrated = found.get('model_args', {}).get('active_subnet')
-            kwargs.setdefault('active_subnet', calibrated)
+            found = check_folder(folder, variant, tag_args.get('split', False)).get('model_args', {})
+            kwargs.setdefault('active_subnet', found.get('active_subnet'))
             overlay['file'] = str(folder / WEIGHTS_NAME)
     elif pretrained and isinstance(config, dict) and config.get('source') in ('local-dir', 'hf-hub'):
         if config['source'] == 'local-dir':
@@ -204,7 +204,6 @@ def build_supernet(
             folder = find_pretrained(f'hf-hub:{config["hf_hub_id"]}', kwargs.get('cache_dir'))
         found = check_folder(folder, variant).get('model_args', {})
         _check_split(f'{variant} in {folder}', found, kwargs)
-        calibrated = found.get('active_subnet')
     kwargs['pretrained_cfg_overlay'] = overlay
     model = build_model_with_cfg(
         model_cls,
@@ -217,8 +216,8 @@ def build_supernet(
     if isinstance(model, model_cls):  # and no extractor of features
         arguments = {key: value for key, value in kwargs.items() if key in _RECORDED}
         model._model_args = {**arguments, **getattr(model, '_model_args', {})}  # type: ignore[assignment, dict-item]
-        if calibrated is not None:
-            cast(Supernet, model).set_calibrated_subnet(calibrated)
+        if found is not None:
+            cast(Supernet, model).set_calibrated_subnet(found.get('active_subnet'))
     return model
 
 

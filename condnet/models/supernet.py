@@ -61,13 +61,16 @@ class Supernet(nn.Module):
         if active_subnet is not None:
             self.set_active_subnet(active_subnet)
 
-    def set_calibrated_subnet(self, arch: 'str | int | Arch') -> None:
+    def set_calibrated_subnet(self, arch: 'str | int | Arch | None') -> None:
         """Say whose BatchNorm statistics these are; the use of any other sub-network warns of that, once.
+
+        Args:
+            arch: Architecture; None where they mix several, as after training.
 
         Raises:
             ValueError: If it is no architecture of `space`.
         """
-        self.calibrated_subnet = self.space.parse(arch)
+        self.calibrated_subnet = None if arch is None else self.space.parse(arch)
         self._is_pretrained = True
         self.register_forward_pre_hook(_check_calibration)
 
