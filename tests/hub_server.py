@@ -134,7 +134,8 @@ class _Handler(BaseHTTPRequestHandler):
             sha, revision = hashlib.sha256(content).hexdigest(), self.server.revision(repo)
             if sha in self.server.objects:
                 linked = {'X-Linked-Etag': f'"{sha}"', 'X-Linked-Size': str(len(content))}
-                url = f'{self.server.url}/objects/{sha}'
+                # By another host's name, as on the Hub: clients follow redirects to the same one to their end.
+                url = f'http://localhost:{self.server.server_port}/objects/{sha}'
                 self._answer(302, Location=url, ETag='"pointer"', X_Repo_Commit=revision, **linked)
             else:
                 self._answer(200, content, ETag=f'"{sha}"', X_Repo_Commit=revision)

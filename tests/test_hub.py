@@ -25,7 +25,7 @@ def checkpoint(tiny_data, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def flags(tiny_data, tmp_path_factory):
-    table = write_table(tmp_path_factory.mktemp('table') / 'table.csv', range(0, 15625, 250))
+    table = write_table(tmp_path_factory.mktemp('table') / 'table.csv', [*range(0, 15625, 250), 7, 6111])
     return ['--data-dir', str(tiny_data), '--benchmark', str(table), '--calib-batches', '1']
 
 

@@ -19,6 +19,8 @@ from condnet.checkpoint import load_model, save_model
 from condnet.hub import publish
 from condnet.models import pretrained
 from condnet.ranking import EvaluationData, evaluate_subnet
+from condnet.search import main as search
+from condnet.validate import main as validate
 
 NAME = 'nb201_cond_supernet.cond_glyphs'
 UNSPLIT = 'nb201_cond_supernet.spos_glyphs'
@@ -31,8 +33,8 @@ def make_folder(parent: Path, name: str, **kwargs) -> torch.nn.Module:
     model = timm.create_model(name, active_subnet=6111, **kwargs)
     for parameter in model.parameters():
         parameter.data = parameter.data.half().float()
-    condnet.calibrate(model, IMAGES)
-    save_model(model.eval(), parent / name, {'data_name': 'glyphs'})
+    condnet.calibrate(model, IMAGES if model.in_chans == 1 else IMAGES.expand(-1, 3, -1, -1))
+    save_model(model.eval(), parent / name, {'data_name': name.rpartition('_')[2]})
     (parent / name / 'README.md').write_text('---\nlicense: apache-2.0\n---\n\n# Test\n')
     return model
 
@@ -141,6 +143,17 @@ def test_statistics_of_a_subnet_that_is_asked_for_are_warned_of(folders, name):
         model(IMAGES)
 
 
+@pytest.mark.parametrize('name', [NAME, 'local-dir:{}'])
+def test_statistics_of_a_folder_that_was_never_calibrated_are_warned_of(folders, name):
+    """As `python -m condnet.checkpoint` writes it."""
+    save_model(timm.create_model(NAME), folders / NAME)
+    model = timm.create_model(name.format(folders / NAME), pretrained=True).eval()
+    assert model.active_subnet is None
+    model.set_active_subnet(5)
+    with pytest.warns(UserWarning, match='not of the active sub-network'):
+        model(IMAGES)
+
+
 def test_statistics_that_training_has_changed_are_of_no_subnet(folders):
     expected = make_folder(folders, NAME).active_subnet
     model = load_model(folders / NAME)
@@ -238,6 +251,17 @@ def test_weights_that_do_not_exist_yet(folders, monkeypatch):
     monkeypatch.setenv(pretrained.CHECKPOINTS_VARIABLE, str(folders / 'nowhere'))
     with pytest.raises(ValueError, match='CONDNET_CHECKPOINTS names .*nowhere, which is no directory'):
         timm.create_model(name, pretrained=True)
+
+
+@pytest.mark.parametrize('command', [validate, search], ids=['validate', 'search'])
+def test_a_name_without_its_images_says_how_to_get_them(folders, monkeypatch, capsys, command):
+    name = 'nb201_cond_supernet.cond_cifar10'
+    make_folder(folders, name)
+    monkeypatch.chdir(folders)
+    arguments = ['--checkpoint', name] if command is validate else [name]
+    assert command(arguments) == 2
+    error = capsys.readouterr().err
+    assert '--data-dir is missing' in error and '--download fetches CIFAR-10' in error and error.count('\n') == 1
 
 
 # Over the Hub. What it is and whether one is online is read when its client is imported, so these are other processes.

@@ -56,8 +56,10 @@ def test_checkpoint_is_what_its_name_promises(folder):
     assert sha256(folder) == read_config(folder)['weights_sha256'] == _WEIGHTS_SHA256[folder.name]
 
 
-@pytest.mark.parametrize('folder', CHECKPOINTS, ids=lambda folder: folder.name)
-def test_model_classifies_as_its_card_says(folder, data_dir):
+@pytest.mark.parametrize('name', ['macro_cond_supernet.cond_cifar10', 'nb201_cond_supernet.cond_cifar10'])
+def test_model_classifies_as_its_card_says(name, data_dir):
+    """One of each space, for the time that it takes."""
+    folder = ROOT / 'checkpoints' / name
     model = timm.create_model(folder.name, pretrained=True).eval().to(memory_format=torch.channels_last)
     images = load_images(data_dir, train=False)
     data = evaluation_data(images.select([0]), images, model.pretrained_cfg, channels_last=True)
