@@ -74,6 +74,7 @@ def check_settings(results: Path, num_archs: str, flags: list[str | Path]) -> No
     for name, value, expected in (
         ('--num-archs', found['architectures'].partition(',')[0], num_archs),
         ('--calib-batches', found['calibration']['batches'], wanted.calib_batches),
+        ('--calib-augment', found['calibration'].get('augmented', False), wanted.calib_augment),
         ('--calib-momentum', found['calibration']['momentum'], wanted.calib_momentum),
         ('--eval-images', found['eval_images'], wanted.eval_images or _NUM_WITHHELD),
         ('--amp-dtype', found['amp_dtype'], wanted.amp_dtype),

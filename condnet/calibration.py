@@ -33,7 +33,7 @@ def calibrate(
 
     Args:
         model: A super-network, or any other network.
-        images: Normalised training images (N, C, H, W) on the model's device, without augmentation.
+        images: Normalised training images (N, C, H, W) on the model's device, augmented as in training.
         batch_size: Images in each forward pass. It is part of the result.
         momentum: None resets the statistics and takes the mean over all batches. A number leaves them and moves them
             by so much with every batch, as the paper's authors do (0.1).

@@ -7,9 +7,11 @@ in every copy of a data set, be it the original download, folders or tar files.
 import hashlib
 import io
 import itertools
+import random
 import string
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,6 +30,8 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # normalised images (B, C, H, W) and 
 CIFAR10_CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 CIFAR10_IMAGES = 50_000  # in the training set
 GLYPH_CLASSES = tuple(string.ascii_uppercase)
+AUGMENTATION: dict[str, Any] = {'padding': 4, 'hflip': 0.5}  # for `InMemoryLoader` and `augment`; usual for CIFAR-10
+GLYPH_AUGMENTATION: dict[str, Any] = {'padding': 1, 'hflip': 0.0}  # a mirrored letter is none
 _Files = dict[tuple[str, str], tuple[Path, int, int]]  # (class, file name): file, offset and size in bytes
 
 _SPLIT_NAMES = {True: ('train',), False: ('test', 'val', 'valid', 'validation')}
@@ -398,7 +402,10 @@ class InMemoryLoader:
         order, top, left, flip = (values.to(self.targets.device) for values in self._draw())
         for batch in order.split(self.batch_size)[start : len(self)]:
             indices = batch.tensor_split(self.world_size)[self.rank]
-            yield self._crop(indices, top[indices], left[indices], flip[indices]), self.targets[indices]
+            pixels = self._crop(indices, top[indices], left[indices], flip[indices])
+            memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
+            images = normalize(pixels.contiguous(memory_format=memory_format), self.mean, self.std)
+            yield images, self.targets[indices]
 
     def _draw(self) -> tuple[torch.Tensor, ...]:
         """Order of the images; by image, top and left of its crop, and whether it is flipped. All (N,)."""
@@ -412,15 +419,27 @@ class InMemoryLoader:
         return order, top, left, torch.rand(num, generator=generator) < self.hflip
 
     def _crop(self, indices: torch.Tensor, top: torch.Tensor, left: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
-        """Cropped, flipped and normalised images. All arguments are (B,)."""
+        """Cropped and flipped images, uint8 (B, C, H, W). All arguments are (B,)."""
         (height, width), (padded_height, padded_width) = self.size, self.padded_size
         columns = torch.arange(width, device=top.device).expand(len(top), -1)
         columns = left[:, None] + torch.where(flip[:, None], columns.flip(1), columns)
         rows = indices[:, None] * padded_height + top[:, None] + torch.arange(height, device=top.device)
         positions = rows[:, :, None] * padded_width + columns[:, None, :]
-        images = self.pixels.index_select(0, positions.flatten()).view(*positions.shape, -1).permute(0, 3, 1, 2)
-        memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
-        return normalize(images.contiguous(memory_format=memory_format), self.mean, self.std)
+        return self.pixels.index_select(0, positions.flatten()).view(*positions.shape, -1).permute(0, 3, 1, 2)
+
+
+def augment(images: Images, *, padding: int = 4, hflip: float = 0.5, seed: int = 0) -> Images:
+    """Crop and flip every image once, as `InMemoryLoader` does in training, and keep their order.
+
+    Args:
+        images: The images.
+        padding: Black pixels on each side, before the crop.
+        hflip: Probability of a flip.
+        seed: Seed of crops and flips: the same images come out for it every time.
+    """
+    loader = InMemoryLoader(images, len(images), (), (), seed=seed, padding=padding, hflip=hflip)
+    _, top, left, flip = loader._draw()
+    return Images(loader._crop(torch.arange(len(images)), top, left, flip).contiguous(), images.targets, images.classes)
 
 
 class TimmLoader:
@@ -539,9 +558,15 @@ def create_timm_loader(
 
 
 def timm_images(
-    dataset: str, data_dir: str | Path, split: str, num: int, input_size: tuple[int, int, int], download: bool = False
+    dataset: str,
+    data_dir: str | Path,
+    split: str,
+    num: int,
+    input_size: tuple[int, int, int],
+    download: bool = False,
+    train: bool = False,
 ) -> Images:
-    """Some images of a data set that timm knows, the same ones every time, with timm's evaluation transform.
+    """Some images of a data set that timm knows, the same ones every time.
 
     Args:
         dataset: Name as in timm's `create_dataset`.
@@ -550,6 +575,7 @@ def timm_images(
         num: How many; they are drawn with seed 0.
         input_size: Channels, height and width.
         download: Fetch what is missing, where timm can.
+        train: Augment them as in training, from seed 0; or else timm's evaluation transform.
 
     Raises:
         ValueError: If timm cannot open the data set, or it has fewer images.
@@ -562,7 +588,7 @@ def timm_images(
         batch_size=1,
         mean=(0.0,) * input_size[0],
         std=(1.0,) * input_size[0],
-        train=False,
+        train=train,
         download=download,
     )
     data = loader.loader.dataset
@@ -570,9 +596,23 @@ def timm_images(
         raise ValueError(f'{dataset}, split {split!r}, has {len(data)} images, expected at least {num}; the flags '
                          'for calibration batches and --eval-images say how many')  # fmt: skip
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:num].tolist()
-    pairs = [data[i] for i in chosen]
+    with _seeded_transforms():
+        pairs = [data[i] for i in chosen]
     targets = torch.tensor([int(target) for _, target in pairs])
     return Images(torch.stack([torch.as_tensor(image) for image, _ in pairs]), targets, ())
+
+
+@contextmanager
+def _seeded_transforms() -> Iterator[None]:
+    """Have what timm's transforms draw come from seed 0; the random states are given back afterwards."""
+    state = random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            random.seed(0)
+            torch.default_generator.manual_seed(0)
+            yield
+    finally:
+        random.setstate(state)
 
 
 def dataset_name(images: Images) -> str:
@@ -584,3 +624,8 @@ def dataset_name(images: Images) -> str:
     if images.classes == CIFAR10_CLASSES and tuple(images.images.shape) == (CIFAR10_IMAGES, 3, 32, 32):
         return 'cifar10'
     return 'glyphs' if images.classes == GLYPH_CLASSES and tuple(images.images.shape[1:]) == (1, 16, 16) else 'other'
+
+
+def augmentation_of(images: Images) -> dict[str, Any]:
+    """How the training set that these images are of is augmented: arguments of `InMemoryLoader` and `augment`."""
+    return GLYPH_AUGMENTATION if dataset_name(images) == 'glyphs' else AUGMENTATION

@@ -5,8 +5,6 @@ scale, shear and shift, dimmed and noisy. All of that comes from a seed. Only ho
 slightly, between its versions.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,7 +13,6 @@ from PIL import Image, ImageDraw, ImageFont, features
 from condnet.data import GLYPH_CLASSES, Images
 
 MEAN, STD = (0.083,), (0.149,)  # of the training set, in units where white is 1
-AUGMENTATION: dict[str, Any] = {'padding': 1, 'hflip': 0.0}  # for `InMemoryLoader`; a mirrored letter is none
 IMAGES_PER_CLASS = {True: 260, False: 200}  # of the training set, of the test set
 _SEEDS = {True: 0, False: 1}
 _SIZE = 16  # pixels of an image along a side

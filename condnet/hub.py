@@ -55,7 +55,7 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     predictions, summary = read_predictions(results), _read_summary(results.with_suffix('.json'))
     model = load_supernet(args)
     evaluation = provenance(model, args)
-    for key in ('model', 'space', 'split', 'training', 'ema', 'checkpoint_sha256'):
+    for key in ('model', 'space', 'split', 'training', 'ema', 'checkpoint_sha256', 'calibration'):
         if summary.get(key) != evaluation[key]:
             raise ValueError(f'{results} ranks with {key} {summary.get(key)!r}, {args.checkpoint} has '
                              f'{evaluation[key]!r}')  # fmt: skip
@@ -192,6 +192,7 @@ def _card_text(name: str, facts: dict[str, Any]) -> str:
         conditional='with' if ranking['split'] else 'without',
         comparison=comparison,
         truth='' if facts['truth'] is None else _TRUTH.format(f=facts),
+        augmented=' (augmented as in training)' if ranking['calibration']['augmented'] else '',
         drawn=ranking['architectures'].rpartition(', ')[2],
         loaded=name if is_pretrained_name(name) else f'hf-hub:ORGANIZATION/{name}',
     )
@@ -206,8 +207,8 @@ It predicts the accuracy of any architecture of the space without training that 
 ## How it ranks
 
 {r[num_archs]} architectures, {drawn}, each with its BatchNorm statistics estimated anew on
-{r[calibration][batches]} batches of {r[calibration][batch_size]} training images, evaluated on {r[eval_images]}
-withheld images. Run on {r[hardware]}, {r[amp_dtype]}, torch {r[versions][torch]}.
+{r[calibration][batches]} batches of {r[calibration][batch_size]} training images{augmented}, evaluated on
+{r[eval_images]} withheld images. Run on {r[hardware]}, {r[amp_dtype]}, torch {r[versions][torch]}.
 
 {comparison}
 
@@ -216,7 +217,8 @@ withheld images. Run on {r[hardware]}, {r[amp_dtype]}, torch {r[versions][torch]
 `{f[arch]}` (index {f[index]}), of the above the best by predicted accuracy:
 {f[accuracy]:.2f} % of {f[num_images]} {f[kind]}.{truth}
 Computed from the saved file on {e[hardware]}, {e[amp_dtype]}, torch {e[versions][torch]}, batches of
-{e[eval_batch_size]}; BatchNorm statistics from {e[calibration][batches]} batches of {e[calibration][batch_size]}.
+{e[eval_batch_size]}; BatchNorm statistics from {e[calibration][batches]} batches of {e[calibration][batch_size]}
+training images, which `condnet.ranking.choose_images` chooses{augmented}.
 They fit this sub-network only: after choosing another one, call `condnet.calibrate(m, images)`.
 
 ```python

@@ -30,8 +30,8 @@ import condnet.models  # noqa: F401  # registers the networks
 from condnet.benchmarks import load_benchmark
 from condnet.checkpoint import write_file
 from condnet.commands import run
-from condnet.data import Batch, Images, InMemoryLoader
-from condnet.glyphs import AUGMENTATION, MEAN, STD, render_glyphs
+from condnet.data import GLYPH_AUGMENTATION, Batch, Images, InMemoryLoader
+from condnet.glyphs import MEAN, STD, render_glyphs
 from condnet.memory import keep_freed_memory
 from condnet.metrics import noise_ceiling, ranking_metrics
 from condnet.ranking import EvaluationData, accuracy_and_loss, evaluation_data
@@ -57,7 +57,7 @@ def train_network(index: int, seed: int, images: Images, steps: int = STEPS) -> 
     torch.manual_seed(seed)
     model = timm.create_model('nb201_net', arch=index, **NB201_NETWORKS['glyphs']).train()
     model.to(memory_format=torch.channels_last)
-    batches = InMemoryLoader(images, BATCH_SIZE, MEAN, STD, seed=seed, channels_last=True, **AUGMENTATION)
+    batches = InMemoryLoader(images, BATCH_SIZE, MEAN, STD, seed=seed, channels_last=True, **GLYPH_AUGMENTATION)
     optimizer = create_optimizer_v2(model, 'momentum', lr=0.1, weight_decay=3e-4, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for input, target in itertools.islice(_endless(batches), steps):

@@ -23,7 +23,15 @@ from condnet.calibration import (
     preserved_statistics,
     take_mean,
 )
-from condnet.data import Images, calibration_indices, normalize, subset_withheld, withheld_indices
+from condnet.data import (
+    Images,
+    augment,
+    augmentation_of,
+    calibration_indices,
+    normalize,
+    subset_withheld,
+    withheld_indices,
+)
 from condnet.models.supernet import State, Step, Supernet
 from condnet.spaces import Arch, SearchSpace
 
@@ -309,13 +317,17 @@ def _set_mode(modules: list[nn.Module], training: bool) -> None:
         module.training = training
 
 
-def choose_images(images: Images, num_batches: int = 20, num_images: int | None = None) -> tuple[Images, Images]:
+def choose_images(
+    images: Images, num_batches: int = 20, num_images: int | None = None, augmented: bool = True
+) -> tuple[Images, Images]:
     """Choose calibration and withheld images from a training set, the same ones every time.
 
     Args:
         images: The whole training set, the withheld images included.
         num_batches: Calibration batches of 256.
         num_images: How many of the withheld images, equally many of each class; None for all.
+        augmented: Crop and flip the calibration images, from a fixed seed: in training BatchNorm has normalised by
+            the statistics of such images, and the weights have learned with that.
 
     Raises:
         ValueError: If the data set does not have so many images.
@@ -325,7 +337,8 @@ def choose_images(images: Images, num_batches: int = 20, num_images: int | None 
     validation = images.select(withheld)
     if num_images is not None:
         validation = subset_withheld(validation, num_images)
-    return images.select(trained[chosen]), validation
+    calibration = images.select(trained[chosen])
+    return augment(calibration, **augmentation_of(images)) if augmented else calibration, validation
 
 
 def evaluation_data(
@@ -339,7 +352,7 @@ def evaluation_data(
     """Normalise images for evaluation.
 
     Args:
-        calibration: Training images for BatchNorm.
+        calibration: Training images for BatchNorm, as `choose_images` gives them.
         validation: Images that were not trained on.
         config: `pretrained_cfg` of the model (mean, std).
         device: Where they go.

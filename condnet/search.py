@@ -315,6 +315,7 @@ def search_identity(
         'dataset': dataset,
         'eval_images': num_images,
         'calib_batches': args.calib_batches,
+        'calib_augment': args.calib_augment,
         'calib_momentum': args.calib_momentum,
         'amp_dtype': args.amp_dtype,
         'condnet': condnet.__version__,

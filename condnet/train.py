@@ -22,7 +22,6 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from condnet import glyphs
 from condnet.checkpoint import (
     LAST,
     PREVIOUS,
@@ -38,6 +37,7 @@ from condnet.data import (
     Images,
     InMemoryLoader,
     TimmLoader,
+    augmentation_of,
     check_size,
     create_timm_loader,
     dataset_name,
@@ -480,7 +480,7 @@ def create_data(
             channels_last=args.channels_last,
             rank=group.rank,
             world_size=group.size,
-            **(glyphs.AUGMENTATION if args.data_name == 'glyphs' else {}),
+            **augmentation_of(images),
         )
     if len(batches) == 0:
         raise ValueError(f'{args.data_dir or args.dataset} has fewer training images than a batch of {args.batch_size}')
@@ -500,7 +500,7 @@ def choose_evaluation_images(args: argparse.Namespace, images: Images | None) ->
             num_images = min(least, _DEFAULT_EVAL_IMAGES // num_classes) * num_classes or None  # None: all
         return choose_images(images, args.eval_batches, num_images)
     size, num = tuple(args.input_size), args.eval_batches * CALIBRATION_BATCH_SIZE
-    calibration = timm_images(args.dataset, args.data_dir, args.train_split, num, size)
+    calibration = timm_images(args.dataset, args.data_dir, args.train_split, num, size, train=True)
     num = args.eval_images or _DEFAULT_EVAL_IMAGES
     validation = timm_images(args.dataset, args.data_dir, args.val_split, num, size, args.download)
     classes = 1 + int(max(calibration.targets.max(), validation.targets.max()))

@@ -68,6 +68,8 @@ def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--calib-batches', type=int, default=20, help='BatchNorm calibration batches of 256')
     group.add_argument('--calib-momentum', type=float, help='do not reset the statistics, and move them by so much in '
                        'each batch (0.1: the variant of the authors)')  # fmt: skip
+    group.add_argument('--calib-augment', action=argparse.BooleanOptionalAction, default=True, help='calibrate on '
+                       'images augmented as in training, from a fixed seed')  # fmt: skip
     group.add_argument('--eval-images', type=int, help='withheld images (default: all, 5,000 of CIFAR-10)')
     group.add_argument('--batch-size', type=int, default=256, help='validation images per forward pass')
     group.add_argument('--amp-dtype', choices=_AMP_DTYPES, default='float32', help='data type of the forward passes')
@@ -192,13 +194,15 @@ def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[I
     source = args.data_dir or args.dataset
     if images is None:
         name, num = args.dataset, args.calib_batches * CALIBRATION_BATCH_SIZE
-        calibration = timm_images(args.dataset, args.data_dir, args.train_split, num, size, args.download)
+        calibration = timm_images(
+            args.dataset, args.data_dir, args.train_split, num, size, args.download, train=args.calib_augment
+        )
         num = args.eval_images or 5000
         validation = timm_images(args.dataset, args.data_dir, args.val_split, num, size, args.download)
     else:
         check_size(images, size)
         name = dataset_name(images)
-        calibration, validation = choose_images(images, args.calib_batches, args.eval_images)
+        calibration, validation = choose_images(images, args.calib_batches, args.eval_images, args.calib_augment)
     trained_on = args.training.get('data_name', name)
     if trained_on != name:
         raise ValueError(f'{args.checkpoint} was trained on data {trained_on!r}, not on {name!r} of {source}')
@@ -280,6 +284,7 @@ def provenance(model: Supernet, args: argparse.Namespace) -> dict[str, Any]:
         'calibration': {
             'batches': args.calib_batches,
             'batch_size': CALIBRATION_BATCH_SIZE,
+            'augmented': args.calib_augment,
             'momentum': args.calib_momentum,
         },
         'amp_dtype': args.amp_dtype,

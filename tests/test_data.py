@@ -1,14 +1,17 @@
 """Data: canonical order in every copy, withheld images, augmentation against a plain reference, and bad input."""
 
 import io
+import itertools
 import os
 import pickle
+import random
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from PIL import Image
 from torch.utils.data import IterableDataset
@@ -17,14 +20,17 @@ from torchvision.datasets import CIFAR10, cifar
 from condnet.data import (
     Images,
     InMemoryLoader,
+    augment,
     calibration_indices,
     check_size,
     create_timm_loader,
     load_images,
     normalize,
     subset_withheld,
+    timm_images,
     withheld_indices,
 )
+from condnet.glyphs import render_glyphs
 from condnet.ranking import choose_images
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -234,11 +240,15 @@ class TestSubsets:
         assert seen.isdisjoint(cifar10.select(withheld).digests())
 
     def test_calibration_of_cifar10(self, cifar10):
-        calibration, validation = choose_images(cifar10)
+        calibration, validation = choose_images(cifar10, augmented=False)
         trained, withheld = withheld_indices(cifar10.targets)
         assert len(set(calibration.digests())) == 5120
         assert set(calibration.digests()) <= set(cifar10.select(trained).digests())
         assert validation.digests() == cifar10.select(withheld).digests()
+        crops, not_cropped = choose_images(cifar10)
+        assert not_cropped.digests() == validation.digests() and crops.targets.equal(calibration.targets)
+        assert crops.digests() == choose_images(cifar10)[0].digests()
+        are_crops_of(crops.images[:2000], calibration.images[:2000], padding=4, hflip=True)
 
     def test_loader_never_yields_withheld(self, images):
         trained, withheld = withheld_indices(images.targets)
@@ -305,6 +315,18 @@ class TestNormalize:
 
 def make_loader(images: Images, batch_size: int = 8, **kwargs) -> InMemoryLoader:
     return InMemoryLoader(images, batch_size, MEAN, STD, **kwargs)
+
+
+def are_crops_of(crops: torch.Tensor, images: torch.Tensor, padding: int, hflip: bool) -> None:
+    """Each image (N, C, H, W) is cut from the padded one at its place, and all places and flips occur."""
+    (height, width), padded = images.shape[2:], F.pad(images, (padding,) * 4)
+    cut = torch.zeros(len(images), dtype=torch.bool)
+    for top, left, flip in itertools.product(range(2 * padding + 1), range(2 * padding + 1), (False, True)):
+        crop = padded[:, :, top : top + height, left : left + width]
+        matches = (crops == (crop.flip(3) if flip else crop)).flatten(1).all(1)
+        assert matches.any() == (hflip or not flip)
+        cut |= matches
+    assert cut.all()
 
 
 def concatenate(batches) -> tuple[torch.Tensor, torch.Tensor]:
@@ -398,6 +420,41 @@ class TestInMemoryLoader:
         for start in (-1, 5):
             with pytest.raises(ValueError, match=rf'cannot start at batch {start}, expected 0\.\.4'):
                 list(make_loader(images).batches(start))
+
+
+class TestAugment:
+    def test_as_in_training(self, images):
+        """The same pixels as the first epoch of a training with the same seed, in the order of the images."""
+        loader = InMemoryLoader(images, len(images), (0, 0, 0), (1 / 255,) * 3, seed=5)
+        order, batch = loader._draw()[0], next(iter(loader))[0].round().byte()
+        crops = augment(images, seed=5)
+        assert crops.images[order].equal(batch)
+        assert crops.targets.equal(images.targets) and crops.classes == images.classes
+        assert not augment(images, seed=6).images.equal(crops.images)
+
+    def test_letters_are_shifted_but_not_mirrored(self):
+        letters = render_glyphs()
+        (crops, _), (calibration, _) = choose_images(letters, 2), choose_images(letters, 2, augmented=False)
+        are_crops_of(crops.images, calibration.images, padding=1, hflip=False)
+
+    def test_of_timm(self, images, tmp_path):
+        """The same images every time; whatever else is random goes on as if nothing had been drawn."""
+        write_folder(tmp_path / 'train', png_files(images))
+
+        def load(train):
+            torch.manual_seed(7), random.seed(7)
+            loaded = timm_images('', tmp_path, 'train', 20, (3, 32, 32), train=train)
+            assert (random.random(), float(torch.rand(1))) == drawn
+            return loaded
+
+        torch.manual_seed(7), random.seed(7)
+        drawn = random.random(), float(torch.rand(1))
+        plain, crops = load(False), load(True)
+        assert load(True).images.equal(crops.images)
+        random.seed(8), torch.manual_seed(8)
+        again = timm_images('', tmp_path, 'train', 20, (3, 32, 32), train=True)
+        assert again.images.equal(crops.images) and again.targets.equal(plain.targets)
+        assert crops.images.dtype == torch.uint8 and not crops.images.equal(plain.images)
 
 
 class TestTimmLoader:

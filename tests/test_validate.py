@@ -15,7 +15,8 @@ from condnet import get_space
 from condnet.benchmarks import load_benchmark
 from condnet.checkpoint import load_model, save_model, sha256, training_of
 from condnet.checkpoint import main as checkpoint_main
-from condnet.ranking import Prediction
+from condnet.data import load_images
+from condnet.ranking import Prediction, choose_images, evaluate_subnet, evaluation_data
 from condnet.results import (
     TABLE_END,
     TABLE_START,
@@ -72,6 +73,20 @@ def test_summary_says_what_made_it_and_agrees_with_the_predictions(checkpoint, t
     assert re.fullmatch(r'[0-9a-f]{64}', summary['checkpoint_sha256'])
     assert str(tiny_data) not in json.dumps(summary)
     assert set(summary['versions']) == {'condnet', 'torch', 'timm'}
+
+
+def test_calibration_is_augmented_unless_that_is_turned_off(checkpoint, tiny_data, table, tmp_path):
+    assert main(arguments(checkpoint, tiny_data, table, tmp_path / 'a')) == 0
+    assert main(arguments(checkpoint, tiny_data, table, tmp_path / 'b', '--no-calib-augment')) == 0
+    summaries = [json.loads((tmp_path / name / 'ranking.json').read_text()) for name in 'ab']
+    assert [summary['calibration']['augmented'] for summary in summaries] == [True, False]
+    predictions = [read_predictions(tmp_path / name / 'ranking.csv') for name in 'ab']
+    model, images = load_model(checkpoint).to(memory_format=torch.channels_last), load_images(tiny_data)
+    for augmented, (first, *_) in zip((True, False), predictions, strict=True):
+        chosen = choose_images(images, 1, augmented=augmented)
+        data = evaluation_data(*chosen, model.pretrained_cfg, channels_last=True)
+        assert evaluate_subnet(model, first.index, data) == first
+    assert predictions[0][0] != predictions[1][0]
 
 
 def test_unfinished_ranking_of_more_architectures(checkpoint, tiny_data, table, tmp_path, monkeypatch, capsys):

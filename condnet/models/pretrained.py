@@ -27,8 +27,8 @@ _WEIGHTS_SHA256 = {  # a tag that is not here has no weights yet
     'macro_cond_supernet.cond_cifar10': '5dea8ba325fae34a820f88f76847af93342c5e609586f28d36e9bd00ec550958',
     'macro_cond_supernet.spos_cifar10': '15672798e9db8c2cd53fef8b2cfc7c1584c1a8bd2cf55434b6f98758e6c7785b',
     'nb201_cond_supernet.cond_cifar10': 'd193e43bbb444eb902363de6b328e929aad919ef3bcb6fcd32f13d1cf026c107',
-    'nb201_cond_supernet.cond_glyphs': '010f8cc71763937d3ea21181ab4f10f9b90c19ea13531626f9ca29d1bfed19b1',
-    'nb201_cond_supernet.spos_glyphs': 'aa36ef8b8b8fea28d4a650960e7ef86f45ca6c7ff2f6e88b2f16ac83092d866d',
+    'nb201_cond_supernet.cond_glyphs': 'f8e96ecb3bb37e667eb7b1c6c75088a2ac958276d7f82fad8b53bd24471eb629',
+    'nb201_cond_supernet.spos_glyphs': '46b056ebc3c99468b50548332f69265b67be66d7e230803fb22e25da9bea7cf4',
 }
 _SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id')  # where timm can be told to take weights from
 _PACKAGE = Path(__file__).parents[1]
