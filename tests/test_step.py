@@ -9,7 +9,7 @@ from conftest import SMALL, make_training, random_batch, train_args
 from condnet.checkpoint import LAST, read_training_checkpoint
 from condnet.counts import choices_of
 from condnet.spaces import get_space
-from condnet.step import TrainingStep
+from condnet.step import TrainingStep, compile_model
 from condnet.task import archs_of_step
 from condnet.train import create_training, main, resume
 
@@ -188,8 +188,26 @@ def test_float16_at_a_standstill_is_an_error():
         step.check_scale()
 
 
-def test_compiled_candidates_train_like_plain_ones(tiny_data, tmp_path):
-    """Before the split and after it, through the check after an epoch, and after a resume."""
+def test_compiled_candidates_train_like_plain_ones():
+    """Before the split and after it; in double precision, as tiny networks amplify the rounding of single precision."""
+    losses = []
+    for compiled in (False, True):
+        task, optimizer = make_training(
+            'nb201_cond_supernet', space='only_conv', cells_per_stage=1, channels=(4, 4, 4), dtype=torch.float64
+        )
+        step = TrainingStep(task, optimizer)
+        for i in range(8):
+            if i == 4:
+                task.split(optimizer)
+            if compiled and i in (0, 4):
+                compile_model(task.model)
+            images, targets = random_batch(64, seed=i)
+            losses.append(step(images.double(), targets))
+    torch.testing.assert_close(losses[8:], losses[:8], rtol=1e-12, atol=0)
+
+
+def test_training_compiles_little_and_goes_on(tiny_data, tmp_path):
+    """Through the check after an epoch, the split, and a resume."""
     more = ('--model-kwargs', 'space=only_conv', 'cells_per_stage=1', 'channels=(4,4,4)')
     assert main(train_args(tiny_data, tmp_path / 'plain', *more)) == 0
     torch._dynamo.reset()
@@ -199,4 +217,4 @@ def test_compiled_candidates_train_like_plain_ones(tiny_data, tmp_path):
     graphs = torch._dynamo.utils.counters['stats']['unique_graphs']
     assert 0 < graphs <= 12  # weight sets share them: three resolutions, two operations, with and without their input's
     assert main([*arguments, '--resume', str(tmp_path / 'compiled')]) == 0
-    torch.testing.assert_close(losses_of(tmp_path / 'compiled'), losses_of(tmp_path / 'plain'), rtol=1e-3, atol=0)
+    torch.testing.assert_close(losses_of(tmp_path / 'compiled'), losses_of(tmp_path / 'plain'), rtol=2e-2, atol=0)
