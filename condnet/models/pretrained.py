@@ -24,8 +24,8 @@ CHECKPOINTS_VARIABLE = 'CONDNET_CHECKPOINTS'  # environment variable: a director
 WEIGHTS_NAME, CONFIG_NAME, CARD_NAME = 'model.safetensors', 'config.json', 'README.md'
 HUB_ORGANIZATION = 'condnet'
 _WEIGHTS_SHA256 = {  # a tag that is not here has no weights yet
-    'macro_cond_supernet.cond_cifar10': '5dea8ba325fae34a820f88f76847af93342c5e609586f28d36e9bd00ec550958',
-    'macro_cond_supernet.spos_cifar10': '15672798e9db8c2cd53fef8b2cfc7c1584c1a8bd2cf55434b6f98758e6c7785b',
+    'macro_cond_supernet.cond_cifar10': '2ff965d41903ff3dcac0f48e680791c32a4f9d9635b06d9ee79b17adc88c2252',
+    'macro_cond_supernet.spos_cifar10': '686471d08a0c01c0214c82db1c62d19fc1290f67242554af22a8be073a269009',
     'nb201_cond_supernet.cond_cifar10': 'd193e43bbb444eb902363de6b328e929aad919ef3bcb6fcd32f13d1cf026c107',
     'nb201_cond_supernet.cond_glyphs': 'f8e96ecb3bb37e667eb7b1c6c75088a2ac958276d7f82fad8b53bd24471eb629',
     'nb201_cond_supernet.spos_glyphs': '46b056ebc3c99468b50548332f69265b67be66d7e230803fb22e25da9bea7cf4',
