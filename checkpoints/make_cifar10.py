@@ -101,6 +101,8 @@ def main() -> None:
         training = parse_args(['-c', recipe, *args.train_flags])
     except ValueError as error:
         parser.error(str(error))
+    if '--calib-momentum' in ' '.join(args.rank_flags):
+        parser.error('--calib-momentum keeps the statistics of the training, which the published folder has not')
     split_epoch = training.split_epoch
     if split_epoch not in training.keep_epochs:
         parser.error(f'the trunk is kept after epochs {training.keep_epochs}, not {split_epoch}, where it splits')

@@ -324,7 +324,7 @@ def choose_images(
 
     Args:
         images: The whole training set, the withheld images included.
-        num_batches: Calibration batches of 256.
+        num_batches: Calibration batches of 256. Crops and flips depend on it.
         num_images: How many of the withheld images, equally many of each class; None for all.
         augmented: Crop and flip the calibration images, from a fixed seed: in training BatchNorm has normalised by
             the statistics of such images, and the weights have learned with that.

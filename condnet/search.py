@@ -25,6 +25,7 @@ import condnet
 from condnet.benchmarks import PACKAGED_TABLES, BenchmarkTable
 from condnet.checkpoint import sha256, write_file
 from condnet.commands import find_device, hardware_name, run
+from condnet.data import Images
 from condnet.export import calibrated_subnet, check_onnx_packages, export_network, export_onnx
 from condnet.latency import MeasuredLatency, read_latency_table
 from condnet.models import Supernet
@@ -215,7 +216,7 @@ def search_architectures(args: argparse.Namespace) -> dict[str, Any]:
     feasible = problem.feasible()
     table = find_truth(model, dataset, args)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    identity = search_identity(model, problem, dataset, len(validation), args)
+    identity = search_identity(model, problem, dataset, (calibration, validation), args)
     data = prepare_data(model, calibration, validation, args)
     output = Path(args.output)
     with storage_errors():
@@ -296,7 +297,7 @@ def find_truth(model: Supernet, dataset: str, args: argparse.Namespace) -> Bench
 
 
 def search_identity(
-    model: Supernet, problem: Problem, dataset: str, num_images: int, args: argparse.Namespace
+    model: Supernet, problem: Problem, dataset: str, images: tuple[Images, Images], args: argparse.Namespace
 ) -> dict[str, Any]:
     """What a study's values depend on; a search that differs in any of it is another search."""
     latency = None
@@ -313,7 +314,8 @@ def search_identity(
         'limits': problem.limits,
         'latency': latency,
         'dataset': dataset,
-        'eval_images': num_images,
+        'eval_images': len(images[1]),
+        'images_sha256': [chosen.sha256() for chosen in images],
         'calib_batches': args.calib_batches,
         'calib_augment': args.calib_augment,
         'calib_momentum': args.calib_momentum,

@@ -134,6 +134,7 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
         table = table.select([model.space.index(arch) for arch in archs])
     data = prepare_data(model, calibration, validation, args)
     settings = {**provenance(model, args), 'dataset': name, 'eval_images': len(validation)}
+    settings['images_sha256'] = [calibration.sha256(), validation.sha256()]
     settings['architectures'] = 'given' if args.archs else f'{args.num_archs}, drawn with seed {args.seed}'
     settings |= {'table': None if table is None else {'file': Path(table.path).name, 'sha256': table.sha256}}
     if team is not None:
@@ -206,6 +207,9 @@ def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[I
     trained_on = args.training.get('data_name', name)
     if trained_on != name:
         raise ValueError(f'{args.checkpoint} was trained on data {trained_on!r}, not on {name!r} of {source}')
+    if images is not None and args.training.get('data_sha256') not in (None, images.sha256()):
+        raise ValueError(f'{args.checkpoint} was trained on other images than those of {source}: their SHA-256 '
+                         'differs, so it may have seen what is withheld here')  # fmt: skip
     if int(validation.targets.max()) >= model.num_classes:
         raise ValueError(f'{source} has more classes than the {model.num_classes} of {args.checkpoint}')
     return calibration, validation, name

@@ -235,6 +235,8 @@ def test_data_set_without_a_benchmark(checkpoint, tiny_data, table, tmp_path, re
     summary = json.loads((tmp_path / 'results' / 'ranking.json').read_text())
     assert summary['num_archs'] == 12 and summary['dataset'] == 'other' and 'accuracy' not in summary
     assert len(read_predictions(tmp_path / 'results' / 'ranking.csv')) == 12
+    shutil.copy(other / 'train' / 'frog' / '0001.png', other / 'train' / 'frog' / '0000.png')
+    assert 'was trained on other images than those of' in refuse(tiny_data=other, checkpoint=checkpoint)
 
 
 def test_bad_tables(refuse, tmp_path):
