@@ -24,8 +24,8 @@ CHECKPOINTS_VARIABLE = 'CONDNET_CHECKPOINTS'  # environment variable: a director
 WEIGHTS_NAME, CONFIG_NAME, CARD_NAME = 'model.safetensors', 'config.json', 'README.md'
 HUB_ORGANIZATION = 'condnet'
 _WEIGHTS_SHA256 = {  # a tag that is not here has no weights yet
-    'macro_cond_supernet.cond_cifar10': '2ff965d41903ff3dcac0f48e680791c32a4f9d9635b06d9ee79b17adc88c2252',
-    'macro_cond_supernet.spos_cifar10': '686471d08a0c01c0214c82db1c62d19fc1290f67242554af22a8be073a269009',
+    'macro_cond_supernet.cond_cifar10': '3abca861d53a5a9f09cdfeb2329409bfeea5db5a9ea22a45700f69d9725ab755',
+    'macro_cond_supernet.spos_cifar10': '4f091c04bb0963534df750546a988fcb66526c478d89038cbc014a5228bd1fa2',
     'nb201_cond_supernet.cond_cifar10': '3a217a7a1fc918d17c3e7d0dae7f8af7b714ce13c7b3adc9e911f7de2cb4b84b',
     'nb201_cond_supernet.cond_glyphs': 'f8e96ecb3bb37e667eb7b1c6c75088a2ac958276d7f82fad8b53bd24471eb629',
     'nb201_cond_supernet.spos_cifar10': '1f75c74317edf3c71a59bcbd2638d06c8194cadf6fb962bdf746ac9578bc57dd',
