@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -451,7 +452,7 @@ def test_latency_is_measured_and_kept(checkpoint, tiny_data, tmp_path):
 def refuse(checkpoint, tiny_data, tmp_path, capsys):
     """Run with something changed and expect one line."""
 
-    def run(*more, checkpoint=checkpoint):
+    def run(*more, checkpoint=checkpoint, tiny_data=tiny_data):
         assert main(arguments(checkpoint, tiny_data, tmp_path / 'out', *more)) == 2
         captured = capsys.readouterr()
         error = captured.err.strip().splitlines()[-1]
@@ -484,6 +485,10 @@ def test_study_of_another_search_is_refused(refuse, checkpoint, tiny_data, tmp_p
     assert 'its limits is' in refuse('--max-flops', '90e6')
     assert 'its calib_momentum is None, not 0.1' in refuse('--calib-momentum', '0.1')
     assert 'its eval_images is' in refuse('--eval-images', '10')
+    changed = shutil.copytree(tiny_data, tmp_path / 'changed')
+    for file in (changed / 'train' / 'frog').iterdir():
+        shutil.copy(tiny_data / 'train' / 'cat' / file.name, file)
+    assert 'its images_sha256 is' in refuse(tiny_data=changed)
     other = timm.create_model('nb201_cond_supernet', cells_per_stage=1, channels=(8, 8, 8))
     save_model(other, tmp_path / 'other', {'data_name': 'cifar10'})
     assert 'its checkpoint_sha256 is' in refuse(checkpoint=tmp_path / 'other')
