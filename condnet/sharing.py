@@ -72,7 +72,9 @@ class Team:
                 self.store.set('settings', json.dumps(own))
                 return
             first = json.loads(self.store.get('settings'))
-        for key in own.keys() | first.keys():
+        # In their order, which has flags first: what follows from a flag differs with it, as the images do with their
+        # number, and says less.
+        for key in [*own, *first]:
             if own.get(key) != first.get(key):
                 raise ValueError(f'the process of rank {self.rank} ranks with {key} {own.get(key)!r}, the first one '
                                  f'with {first.get(key)!r}')  # fmt: skip
