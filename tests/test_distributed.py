@@ -49,10 +49,11 @@ def finish(processes: list[subprocess.Popen], timeout: float = 120) -> list[tupl
     return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
 
 
-def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float) -> None:
+    """Norms of the differences are compared, as every tensor has numbers that are almost zero."""
     assert one.keys() == other.keys()
-    for key, value in one.items():
-        assert (value - other[key]).norm() <= 1e-4 * other[key].norm() + 1e-6, key
+    errors = {key: float((value - other[key]).norm() / (other[key].norm() + 1e-30)) for key, value in one.items()}
+    assert {key: error for key, error in errors.items() if not error <= tolerance} == {}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_two_ranks_equal_one_process(name, mode, tmp_path):
     if mode == 'float16':  # no process made the step of which one had a gradient that was not finite
         assert first['scale'] <= 2**15
     else:
-        assert_close(first, train(name, mode, Group(), num_parts=2 if mode == 'train' else 1)[0])
+        assert_close(first, train(name, mode, Group(), num_parts=2 if mode == 'train' else 1)[0], 1e-9)
 
 
 def read_run(output: Path) -> dict[str, torch.Tensor]:
@@ -95,7 +96,7 @@ def test_the_command_in_two_processes_and_resumed_in_one(tiny_data, tmp_path):
     assert [status for status, _ in ends] == [0, 0], ends
     assert 'epoch 3 done' in ends[0][1] and 'epoch' not in ends[1][1]  # one of them logs
     whole = read_run(tmp_path / 'alone')
-    assert_close(read_run(tmp_path / 'both'), whole)
+    assert_close(read_run(tmp_path / 'both'), whole, 1e-3)
     resumed = train_args(tiny_data, tmp_path / 'resumed', *more)
     ends = finish(start(['-m', 'condnet.train', *resumed, '--stop-epoch', '3']))
     assert [status for status, _ in ends] == [0, 0], ends
@@ -103,7 +104,7 @@ def test_the_command_in_two_processes_and_resumed_in_one(tiny_data, tmp_path):
     ends = finish(start(['-m', 'condnet.train', *resumed, *more], size=1))
     assert [status for status, _ in ends] == [0], ends
     assert 'epoch 3 done' in ends[0][1] and 'epoch 2 done' not in ends[0][1]
-    assert_close(read_run(tmp_path / 'resumed'), whole)
+    assert_close(read_run(tmp_path / 'resumed'), whole, 1e-3)
 
 
 def test_a_lost_process_ends_the_others(tiny_data, tmp_path):
