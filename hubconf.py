@@ -9,6 +9,7 @@ import timm
 from torch import nn
 
 import condnet  # noqa: F401  # registers the models
+from condnet.errors import CondnetError
 
 dependencies = ['torch', 'timm']  # what the models need; training and ranking need more
 
@@ -58,5 +59,5 @@ def macro_net(pretrained: bool = False, **kwargs: typing.Any) -> nn.Module:
 
 def _create_net(name: str, recipe: str, pretrained: bool, **kwargs: typing.Any) -> nn.Module:
     if pretrained and not timm.is_model_pretrained(name) and 'pretrained_cfg_overlay' not in kwargs:
-        raise ValueError(f'no pretrained weights of {name} exist yet; train your own with condnet-train -c {recipe}')
+        raise CondnetError(f'no pretrained weights of {name} exist yet; train your own with condnet-train -c {recipe}')
     return timm.create_model(name, pretrained=pretrained, **kwargs)

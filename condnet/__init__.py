@@ -2,6 +2,7 @@
 
 from condnet.calibration import calibrate
 from condnet.choice import split_supernet
+from condnet.errors import CondnetError
 from condnet.models import MacroNet, MacroSupernet, NB201Net, NB201Supernet, Supernet
 from condnet.models.pretrained import list_pretrained
 from condnet.spaces import Arch, Cost, SearchSpace, get_space
@@ -10,6 +11,7 @@ __version__ = '0.1.0'
 
 __all__ = [
     'Arch',
+    'CondnetError',
     'Cost',
     'MacroNet',
     'MacroSupernet',

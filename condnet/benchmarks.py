@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from condnet.errors import CondnetError
 from condnet.spaces import SearchSpace, get_space
 
 DATA_VARIABLE = 'CONDNET_DATA'  # environment variable: a directory to look for tables in
@@ -76,14 +77,14 @@ class BenchmarkTable:
             indices: Official indices.
 
         Raises:
-            ValueError: If the table lacks one of them.
+            CondnetError: If the table lacks one of them.
         """
         rows = {index: row for row, index in enumerate(self.indices.tolist())}
         wanted = [operator.index(index) for index in indices]
         missing = [index for index in wanted if index not in rows]
         if missing:
             named = ', '.join(map(str, missing[:_NUM_NAMED])) + (', ...' if len(missing) > _NUM_NAMED else '')
-            raise ValueError(
+            raise CondnetError(
                 f'the {self.space} table {self.path} lacks {len(missing)} of {len(wanted)} architectures: index {named}'
             )
         order = np.array([rows[index] for index in wanted], dtype=np.int64)
@@ -117,17 +118,17 @@ def load_benchmark(
         download: Fetch the macro table if it is not found.
 
     Raises:
-        ValueError: If there is no table, or it is broken, incomplete in a row, or of another space or data set.
+        CondnetError: If there is no table, or it is broken, incomplete in a row, or of another space or data set.
     """
     search_space = get_space(space)
     packaged = PACKAGED_TABLES.get((space, dataset))
     if packaged is None and dataset != 'cifar10':
-        raise ValueError(f'there is no {space} table of the data set {dataset!r}; expected cifar10')
+        raise CondnetError(f'there is no {space} table of the data set {dataset!r}; expected cifar10')
     source = _find_table(space, path, download) if packaged is None else Path(path or packaged)
     try:
         rows, digest = _read_table(search_space, source, dataset)
     except OSError as error:
-        raise ValueError(f'cannot read the {space} table {source}: {error.strerror}') from error
+        raise CondnetError(f'cannot read the {space} table {source}: {error.strerror}') from error
     _check_rows(search_space, rows, source, dataset)
     rows.sort()
     indices, accuracy, params, flops = (np.array(column) for column in zip(*rows, strict=True))
@@ -139,16 +140,16 @@ def load_benchmark(
 
 def _find_table(space: str, path: 'str | os.PathLike[str] | None', download: bool) -> Path:
     if space not in FILE_NAMES:
-        raise ValueError(f'no benchmark is known for {space}; expected one of {", ".join(FILE_NAMES)}')
+        raise CondnetError(f'no benchmark is known for {space}; expected one of {", ".join(FILE_NAMES)}')
     name = FILE_NAMES[space]
     if path is not None:
         if Path(path).is_file():
             return Path(path)
         if not Path(path).is_dir():
-            raise ValueError(f'no such benchmark table: {path}; expected {name} or a directory that holds it')
+            raise CondnetError(f'no such benchmark table: {path}; expected {name} or a directory that holds it')
         found = _look_in(Path(path), space)
         if found is None:
-            raise ValueError(f'no {name} in {path}, nor in its benchmarks folder; {_HOW_TO_GET[space]}')
+            raise CondnetError(f'no {name} in {path}, nor in its benchmarks folder; {_HOW_TO_GET[space]}')
         return found
     directory = os.environ.get(DATA_VARIABLE)
     found = _look_in(Path(directory), space) if directory else None
@@ -158,7 +159,7 @@ def _find_table(space: str, path: 'str | os.PathLike[str] | None', download: boo
     if download and space == 'macro':
         return _download_macro(cached)
     place = f'{directory} ({DATA_VARIABLE}) holds no {name}' if directory else f'{DATA_VARIABLE} is not set'
-    raise ValueError(f'no {space} table: no path given and {place}; {_HOW_TO_GET[space]}')
+    raise CondnetError(f'no {space} table: no path given and {place}; {_HOW_TO_GET[space]}')
 
 
 def holds_table(directory: 'str | os.PathLike[str]', space: str) -> bool:
@@ -179,7 +180,7 @@ def _download_macro(target: Path) -> Path:
     try:
         torch.hub.download_url_to_file(MACRO_URL, str(target), hash_prefix=MACRO_SHA256, progress=False)
     except (OSError, RuntimeError) as error:
-        raise ValueError(f'cannot download {MACRO_URL}: {error}') from error
+        raise CondnetError(f'cannot download {MACRO_URL}: {error}') from error
     return target
 
 
@@ -196,7 +197,7 @@ def _read_table(space: SearchSpace, source: Path, dataset: str) -> tuple[list[_R
     try:
         text = data.decode('utf-8-sig')
     except UnicodeDecodeError as error:
-        raise ValueError(f'{source} is not a text file; expected a table of {space.name} on {dataset}') from error
+        raise CondnetError(f'{source} is not a text file; expected a table of {space.name} on {dataset}') from error
     return read(space, text, source), _sha256([data])
 
 
@@ -219,7 +220,7 @@ def _read_csv(text: str, columns: tuple[str, ...], source: Path) -> Iterator[tup
         for row in reader:
             yield row, f'{source}, line {reader.line_num}'
     except csv.Error as error:
-        raise ValueError(f'{source} is not a CSV file: {error}') from error
+        raise CondnetError(f'{source} is not a CSV file: {error}') from error
 
 
 def _nb201_row(space: SearchSpace, row: dict[str, str], where: str) -> _Row:
@@ -227,14 +228,14 @@ def _nb201_row(space: SearchSpace, row: dict[str, str], where: str) -> _Row:
         params, flops = (round(float(row[key]) * 1e6) for key in ('params_MB', 'flops_M'))
         return _Row(_official_index(space, row), float(row['cifar10_test_acc']), params, flops)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f'{where}: {error}') from error
+        raise CondnetError(f'{where}: {error}') from error
 
 
 def _official_index(space: SearchSpace, row: dict[str, str]) -> int:
     """Index of a row's architecture, which is given twice."""
     index, official = int(row['index']), space.index(row['arch_str'] or '')
     if index != official:
-        raise ValueError(f'index {index} of {row["arch_str"]}; expected its official index {official}')
+        raise CondnetError(f'index {index} of {row["arch_str"]}; expected its official index {official}')
     return index
 
 
@@ -247,20 +248,20 @@ def _read_minibench(space: SearchSpace, text: str, source: Path) -> list[_Row]:
             accuracy = sum(accuracies) / len(accuracies)
             rows.append(_Row(_official_index(space, row), accuracy, int(row['params']), int(row['flops'])))
         except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f'{where}: {error}') from error
+            raise CondnetError(f'{where}: {error}') from error
     return rows
 
 
 def _read_macro(space: SearchSpace, text: str, source: Path) -> list[_Row]:
     if 'cifar100' in source.name.lower():
-        raise ValueError(f'{source} is a table of another data set, by its name; expected cifar10')
+        raise CondnetError(f'{source} is a table of another data set, by its name; expected cifar10')
     try:
         # A repeated key would silently win over the first one, so objects are kept as lists of pairs.
         entries = json.loads(text, object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'{source} is not a JSON file: {error}') from error
+        raise CondnetError(f'{source} is not a JSON file: {error}') from error
     if not isinstance(entries, _Pairs):
-        raise ValueError(f'{source} holds a {type(entries).__name__}; expected an object with architectures as keys')
+        raise CondnetError(f'{source} holds a {type(entries).__name__}; expected an object with architectures as keys')
     return [_macro_row(space, arch, entry, f'{source}, {arch!r}') for arch, entry in entries]
 
 
@@ -270,16 +271,16 @@ class _Pairs(list):
 
 def _macro_row(space: SearchSpace, arch: str, entry: Any, where: str) -> _Row:
     if not isinstance(entry, _Pairs):
-        raise ValueError(f'{where}: {str(entry)[:40]!r}; expected an object with mean_acc, params and flops')
+        raise CondnetError(f'{where}: {str(entry)[:40]!r}; expected an object with mean_acc, params and flops')
     values = dict(entry)
     if len(values) != len(entry):
-        raise ValueError(f'{where}: a key is repeated; expected each once')
+        raise CondnetError(f'{where}: a key is repeated; expected each once')
     _check_columns(values, ('mean_acc', 'params', 'flops'), where)
     try:
         params, flops = operator.index(values['params']), operator.index(values['flops'])
         return _Row(space.index(arch), float(values['mean_acc']), params, flops)
     except (TypeError, ValueError) as error:
-        raise ValueError(f'{where}: {error}') from error
+        raise CondnetError(f'{where}: {error}') from error
 
 
 _READERS = {('nb201', 'cifar10'): _read_nb201, ('nb201', 'glyphs'): _read_minibench, ('macro', 'cifar10'): _read_macro}
@@ -288,25 +289,25 @@ _READERS = {('nb201', 'cifar10'): _read_nb201, ('nb201', 'glyphs'): _read_minibe
 def _check_columns(present: Iterable[str], expected: tuple[str, ...], where: 'str | Path') -> None:
     missing = [name for name in expected if name not in present]
     if missing:
-        raise ValueError(f'{where} lacks {", ".join(missing)}; expected {", ".join(expected)}')
+        raise CondnetError(f'{where} lacks {", ".join(missing)}; expected {", ".join(expected)}')
 
 
 def _check_rows(space: SearchSpace, rows: list[_Row], source: Path, dataset: str = 'cifar10') -> None:
     """What holds for the tables of all spaces."""
     if not rows:
-        raise ValueError(f'{source} holds no architecture; expected a row for each')
+        raise CondnetError(f'{source} holds no architecture; expected a row for each')
     index, count = Counter(row.number for row in rows).most_common(1)[0]
     if count > 1:
         arch = space.format(space.parse(index))
-        raise ValueError(f'{source} holds architecture {arch} (index {index}) {count} times; expected it once')
+        raise CondnetError(f'{source} holds architecture {arch} (index {index}) {count} times; expected it once')
     for row in rows:
         if not 0 <= row.accuracy <= 100:  # true for NaN as well
-            raise ValueError(f'{source}: accuracy {row.accuracy} of index {row.number}; expected a percentage')
+            raise CondnetError(f'{source}: accuracy {row.accuracy} of index {row.number}; expected a percentage')
         if not (0 < row.params < 1 << 50 and 0 < row.flops < 1 << 50):
-            raise ValueError(f'{source}: {row.params:.3g} parameters, {row.flops:.3g} FLOPs of index {row.number}')
+            raise CondnetError(f'{source}: {row.params:.3g} parameters, {row.flops:.3g} FLOPs of index {row.number}')
         cost = space.cost(row.number, dataset)
         if (row.params, row.flops) != (cost.params, cost.flops):  # another data set means another classifier
-            raise ValueError(
+            raise CondnetError(
                 f'{source}: {row.params:,} parameters and {row.flops:,} FLOPs of index {row.number}; '
                 f'expected {cost.params:,} and {cost.flops:,} of a {dataset} network'
             )
@@ -340,11 +341,11 @@ def convert_nats(source_dir: 'str | os.PathLike[str]', output_csv: 'str | os.Pat
         Number of architectures.
 
     Raises:
-        ValueError: If the folder holds no records, or one that is broken, dangerous, or of another space.
+        CondnetError: If the folder holds no records, or one that is broken, dangerous, or of another space.
     """
     files = _record_files(Path(source_dir))
     if not files:
-        raise ValueError(f'no NATS-Bench records in {source_dir}; expected a folder of files like 000000.pickle.pbz2')
+        raise CondnetError(f'no NATS-Bench records in {source_dir}; expected a folder of files like 000000.pickle.pbz2')
     space, text = get_space('nb201'), io.StringIO()
     writer = csv.DictWriter(text, _NB201_COLUMNS, lineterminator='\n')
     writer.writeheader()
@@ -374,9 +375,9 @@ def _read_records(space: SearchSpace, files: list[Path]) -> Iterator[tuple[Path,
         try:
             row = _record_row(record['200'])
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            raise ValueError(f'{file} is not a NATS-Bench topology record: {error!r}') from error
+            raise CondnetError(f'{file} is not a NATS-Bench topology record: {error!r}') from error
         if file.name != f'{row["index"]:0>6}.pickle.pbz2':
-            raise ValueError(f'{file} holds architecture {row["index"]!r}; expected the one in its name')
+            raise CondnetError(f'{file} holds architecture {row["index"]!r}; expected the one in its name')
         yield file, row
 
 
@@ -401,13 +402,13 @@ def _safe_unpickle(file: Path) -> Any:
         with bz2.open(file) as stream:
             data = stream.read(_MAX_RECORD + 1)
     except (OSError, EOFError) as error:
-        raise ValueError(f'cannot decompress {file}: {error}') from error
+        raise CondnetError(f'cannot decompress {file}: {error}') from error
     if len(data) > _MAX_RECORD:
-        raise ValueError(f'{file} decompresses to more than {_MAX_RECORD} bytes; expected a NATS-Bench record')
+        raise CondnetError(f'{file} decompresses to more than {_MAX_RECORD} bytes; expected a NATS-Bench record')
     try:
         return _RecordUnpickler(io.BytesIO(data)).load()
     except Exception as error:  # a broken pickle can raise anything
-        raise ValueError(f'cannot unpickle {file}: {error}') from error
+        raise CondnetError(f'cannot unpickle {file}: {error}') from error
 
 
 class _NumpyType:
@@ -420,7 +421,7 @@ class _NumpyType:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         if state[1] != '<':
-            raise ValueError(f'numbers in byte order {state[1]!r}; expected little-endian ones')
+            raise CondnetError(f'numbers in byte order {state[1]!r}; expected little-endian ones')
 
 
 def _numpy_type(code: str, *_: object) -> _NumpyType:
@@ -442,7 +443,7 @@ class _RecordUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._KNOWN:
-            raise ValueError(f'it asks for {module + "." + name!r}, which no NATS-Bench record needs; it was not run')
+            raise CondnetError(f'it asks for {module + "." + name!r}, which no NATS-Bench record needs; it was not run')
         return self._KNOWN[module, name]
 
 

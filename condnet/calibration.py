@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from condnet.errors import CondnetError
 from condnet.models.supernet import Supernet
 
 CALIBRATION_BATCH_SIZE = 256  # part of the result: a batch's variance depends on it
@@ -39,10 +40,10 @@ def calibrate(
             by so much with every batch, as the paper's authors do (0.1).
 
     Raises:
-        ValueError: If there are no images.
+        CondnetError: If there are no images.
     """
     if len(images) == 0:
-        raise ValueError('calibration needs images, got none')
+        raise CondnetError('calibration needs images, got none')
     layers = _batch_norms(model)
     momenta, training = [layer.momentum for layer in layers], model.training
     try:

@@ -22,6 +22,7 @@ from torch import nn
 
 from condnet import glyphs
 from condnet.commands import run
+from condnet.errors import CondnetError
 from condnet.models.pretrained import (
     CARD_NAME,
     CONFIG_NAME,
@@ -109,7 +110,7 @@ def find_training_checkpoint(path: Path, warns: bool = True) -> tuple[Path, dict
         The file, and what it holds.
 
     Raises:
-        ValueError: If there is none.
+        CondnetError: If there is none.
     """
     if not path.is_dir():
         return path, read_training_checkpoint(path)
@@ -123,7 +124,7 @@ def find_training_checkpoint(path: Path, warns: bool = True) -> tuple[Path, dict
         if errors and warns:
             _logger.warning(f'{errors[0]}; going on from the one before it, {file}')
         return file, checkpoint
-    raise ValueError(f'no checkpoint to go on from in {path}: {"; ".join(errors) or f"there is no {LAST}"}')
+    raise CondnetError(f'no checkpoint to go on from in {path}: {"; ".join(errors) or f"there is no {LAST}"}')
 
 
 def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -133,29 +134,29 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
         What was saved, and the `sha256` of the file.
 
     Raises:
-        ValueError: If the file is missing, damaged, or no such checkpoint.
+        CondnetError: If the file is missing, damaged, or no such checkpoint.
     """
     if not Path(path).is_file():
-        raise ValueError(f'no checkpoint file at {path}')
+        raise CondnetError(f'no checkpoint file at {path}')
     try:
         with open(path, 'rb') as file:  # once: a training that is running replaces it
             digest = stream_sha256(file)
             with zipfile.ZipFile(file) as archive:
                 if damaged := archive.testzip():  # torch itself ignores the checksums
-                    raise ValueError(f'wrong checksum of {damaged}')
+                    raise CondnetError(f'wrong checksum of {damaged}')
             file.seek(0)
             with torch.serialization.safe_globals([argparse.Namespace]):
                 checkpoint = torch.load(file, map_location='cpu', weights_only=True)
     except PermissionError:
         raise
     except Exception as error:  # zipfile and torch raise whatever a damaged or hostile file leads them to
-        raise ValueError(f'cannot read the checkpoint {path}: it is damaged, or holds more than tensors') from error
+        raise CondnetError(f'cannot read the checkpoint {path}: it is damaged, or holds more than tensors') from error
     found = set(checkpoint) if isinstance(checkpoint, dict) else set()
     missing = {'epoch', 'args', 'state_dict', 'task_state', 'optimizer'} - found
     if missing:
-        raise ValueError(f'{path} is no training checkpoint of condnet: it lacks {", ".join(sorted(missing))}')
+        raise CondnetError(f'{path} is no training checkpoint of condnet: it lacks {", ".join(sorted(missing))}')
     if not isinstance(checkpoint['args'], argparse.Namespace) or not hasattr(checkpoint['args'], 'data_name'):
-        raise ValueError(f'{path} is no training checkpoint of condnet: its args are of another program')
+        raise CondnetError(f'{path} is no training checkpoint of condnet: its args are of another program')
     return checkpoint | {'sha256': digest}
 
 
@@ -163,14 +164,14 @@ def locate(checkpoint: str | Path) -> Path:
     """The file or folder of a checkpoint, which may be given by the name of a pretrained model.
 
     Raises:
-        ValueError: If it is such a name, and its weights are not to be had.
+        CondnetError: If it is such a name, and its weights are not to be had.
     """
     if Path(checkpoint).exists():
         return Path(checkpoint)
     if is_pretrained_name(str(checkpoint)):
         return find_pretrained(str(checkpoint))
     if str(checkpoint).partition('.')[0].endswith('_cond_supernet'):
-        raise ValueError(f'no pretrained super-network {checkpoint}; there are {", ".join(list_pretrained())}')
+        raise CondnetError(f'no pretrained super-network {checkpoint}; there are {", ".join(list_pretrained())}')
     return Path(checkpoint)
 
 
@@ -203,12 +204,12 @@ def load_checkpoint(path: str | Path, use_ema: bool = False) -> Loaded:
         use_ema: Whether to take the averaged weights of a training checkpoint.
 
     Raises:
-        ValueError: If it is missing, damaged, or does not fit the model it names.
+        CondnetError: If it is missing, damaged, or does not fit the model it names.
     """
     path = locate(path)
     if path.is_dir():
         if use_ema:
-            raise ValueError(f'{path} is a model folder; averaged weights are in training checkpoints')
+            raise CondnetError(f'{path} is a model folder; averaged weights are in training checkpoints')
         config = check_folder(path)
         model = _create_model(f'local-dir:{path}', {'pretrained': True}, path)
         return Loaded(model, config.get('training', {}), sha256(path))
@@ -219,7 +220,7 @@ def load_checkpoint(path: str | Path, use_ema: bool = False) -> Loaded:
 def _load_training_model(path: Path, checkpoint: dict[str, Any], use_ema: bool) -> nn.Module:
     args, state_dict = checkpoint['args'], checkpoint.get('state_dict_ema' if use_ema else 'state_dict')
     if state_dict is None:
-        raise ValueError(f'{path} has no averaged weights; train with --model-ema')
+        raise CondnetError(f'{path} has no averaged weights; train with --model-ema')
     kwargs = {
         'num_classes': args.num_classes,
         'in_chans': args.input_size[0],
@@ -254,7 +255,7 @@ def _create_model(name: str, kwargs: dict[str, Any], path: str | Path) -> nn.Mod
     except ValueError:
         raise
     except Exception as error:  # safetensors and timm each have their own
-        raise ValueError(f'cannot load {path}: {str(error).splitlines()[0]}') from error
+        raise CondnetError(f'cannot load {path}: {str(error).splitlines()[0]}') from error
 
 
 def training_of(path: str | Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from condnet.errors import CondnetError
 from condnet.spaces import Arch, SearchSpace
 
 if TYPE_CHECKING:  # it imports this module
@@ -65,10 +66,10 @@ class ChoiceBlock(nn.Module):
         """The weight set in use.
 
         Raises:
-            ValueError: In the over-complete state, where there is no single one.
+            CondnetError: In the over-complete state, where there is no single one.
         """
         if self.active is None:
-            raise ValueError('no sub-network is active; call set_active_subnet(arch) first')
+            raise CondnetError('no sub-network is active; call set_active_subnet(arch) first')
         operation, context = self.active
         return self.weight_sets(operation)[context]
 
@@ -128,14 +129,14 @@ def split_supernet(
         ema: Super-network of averaged weights.
 
     Raises:
-        ValueError: If the model is split already, or a parameter is in no group of the optimizer.
+        CondnetError: If the model is split already, or a parameter is in no group of the optimizer.
     """
     if model.is_split or (ema is not None and ema.is_split):
-        raise ValueError('the super-network is split already; it can be split once')
+        raise CondnetError('the super-network is split already; it can be split once')
     groups = {} if optimizer is None else _groups_by_parameter(optimizer)
     missing = [name for name, p in model.named_parameters() if p.requires_grad and p not in groups]
     if optimizer is not None and missing:
-        raise ValueError(f'the optimizer does not train {missing[0]}; it was made for another model')
+        raise CondnetError(f'the optimizer does not train {missing[0]}; it was made for another model')
     for source, new in model.split():
         if optimizer is not None and source in groups:
             groups[source]['params'].append(new)

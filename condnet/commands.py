@@ -13,6 +13,7 @@ import torch
 from timm.utils import ParseKwargs, setup_default_logging
 
 from condnet.data import Images, load_images
+from condnet.errors import CondnetError
 from condnet.glyphs import render_glyphs
 from condnet.memory import keep_freed_memory
 
@@ -39,7 +40,7 @@ def find_device(name: str) -> torch.device:
     """The device of a name; of several processes on a machine (torchrun), each has a GPU of its own.
 
     Raises:
-        ValueError: If this machine does not have it.
+        CondnetError: If this machine does not have it.
     """
     try:
         device = torch.device(
@@ -47,7 +48,7 @@ def find_device(name: str) -> torch.device:
         )
         torch.empty(1, device=device)
     except (AssertionError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f'--device {name} is not to be had: {str(error).splitlines()[0]}') from error
+        raise CondnetError(f'--device {name} is not to be had: {str(error).splitlines()[0]}') from error
     return device
 
 
@@ -74,12 +75,12 @@ def open_images(args: argparse.Namespace) -> Images | None:
         The images; None for a data set that goes through timm.
 
     Raises:
-        ValueError: If the directory is missing or holds no data set.
+        CondnetError: If the directory is missing or holds no data set.
     """
     if args.dataset == 'glyphs':
         return render_glyphs()
     if not args.data_dir:
-        raise ValueError(
+        raise CondnetError(
             '--data-dir is missing: a directory with the data set; --download fetches CIFAR-10 into it '
             '(only models of the letters, --dataset glyphs, need none)'
         )

@@ -26,6 +26,8 @@ from torch.utils.data import IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 from torchvision.datasets import CIFAR10
 
+from condnet.errors import CondnetError
+
 Batch = tuple[torch.Tensor, torch.Tensor]  # normalised images (B, C, H, W) and targets (B,)
 CIFAR10_CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 CIFAR10_IMAGES = 50_000  # in the training set
@@ -84,16 +86,16 @@ def load_images(data_dir: str | Path, train: bool = True, download: bool = False
         download: Fetch CIFAR-10 into `data_dir` if it holds no data set.
 
     Raises:
-        ValueError: If there is no data set, it is damaged, its images differ in size, or the classes of the test set
+        CondnetError: If there is no data set, it is damaged, its images differ in size, or the classes of the test set
             are not those of the training set.
     """
     root = Path(data_dir)
     if not root.is_dir() and not (download and not root.exists()):
-        raise ValueError(f'{root} is no directory; expected one with a data set (--download fetches CIFAR-10)')
+        raise CondnetError(f'{root} is no directory; expected one with a data set (--download fetches CIFAR-10)')
     source = _find_source(root, train)
     if source is None and not download:
         names = ', '.join(f'{name}.tar, {name}/' for name in _SPLIT_NAMES[train])
-        raise ValueError(
+        raise CondnetError(
             f'{root} {"holds no known data set" if any(root.iterdir()) else "is empty"}; looked for {names} and '
             f'{CIFAR10.base_folder}/, there and in cifar10/ (--download fetches CIFAR-10)'
         )
@@ -126,9 +128,9 @@ def _load_torchvision(root: Path, train: bool, download: bool) -> Images:
         dataset = CIFAR10(str(root), train, download=download)
     except (RuntimeError, OSError) as error:
         if download:
-            raise ValueError(f'cannot fetch CIFAR-10 into {root}: {error}') from error
+            raise CondnetError(f'cannot fetch CIFAR-10 into {root}: {error}') from error
         folder = root / CIFAR10.base_folder
-        raise ValueError(f'{folder} is incomplete or damaged (--download fetches CIFAR-10 again)') from error
+        raise CondnetError(f'{folder} is incomplete or damaged (--download fetches CIFAR-10 again)') from error
     targets = torch.tensor(dataset.targets)
     order = targets.argsort(stable=True)
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2)
@@ -139,7 +141,7 @@ def _scan(source: Path) -> _Files:
     """Image files of a tar file or folder, in any order."""
     files = _scan_tar(source) if source.is_file() else _scan_folder(source)
     if not files:
-        raise ValueError(f'{source} holds no images; expected files named class/image.jpg (or .png, ...)')
+        raise CondnetError(f'{source} holds no images; expected files named class/image.jpg (or .png, ...)')
     return files
 
 
@@ -165,17 +167,17 @@ def _scan_tar(source: Path) -> _Files:
             file.seek(-tarfile.BLOCKSIZE, io.SEEK_END)
             complete = not any(file.read())  # tarfile does not notice a file cut off between two members
     except (tarfile.TarError, OSError) as error:
-        raise ValueError(f'cannot read {source}: {error}') from error
+        raise CondnetError(f'cannot read {source}: {error}') from error
     if not complete:
-        raise ValueError(f'{source} is cut off: the zeros at the end of a tar file are missing')
+        raise CondnetError(f'{source} is cut off: the zeros at the end of a tar file are missing')
     paths = {PurePosixPath(member.name): (source, member.offset_data, member.size) for member in members}
     images = {path: location for path, location in paths.items() if _is_image(path.name)}
     for path in images:
         if not path.parent.name:
-            raise ValueError(f'{source}: {path} is in no class folder; expected files named class/image.jpg')
+            raise CondnetError(f'{source}: {path} is in no class folder; expected files named class/image.jpg')
     files = {(path.parent.name, path.name): location for path, location in images.items()}
     if len(files) != len(images):
-        raise ValueError(f'{source} holds several images of one class and name; expected one set of class folders')
+        raise CondnetError(f'{source} holds several images of one class and name; expected one set of class folders')
     return files
 
 
@@ -184,7 +186,7 @@ def _check_same_classes(source: Path, files: _Files, train_source: Path | None) 
         return
     differing = {name for name, _ in files} ^ {name for name, _ in _scan(train_source)}
     if differing:
-        raise ValueError(f'only one of {source} and {train_source} has the classes {", ".join(sorted(differing))}')
+        raise CondnetError(f'only one of {source} and {train_source} has the classes {", ".join(sorted(differing))}')
 
 
 def _decode(source: Path, files: _Files) -> Images:
@@ -198,7 +200,7 @@ def _decode(source: Path, files: _Files) -> Images:
             pixels = np.empty((len(files), *image.shape), np.uint8)
         if image.shape != pixels.shape[1:]:
             (height, width, _), (first_height, first_width, _) = image.shape, pixels.shape[1:]
-            raise ValueError(
+            raise CondnetError(
                 f'{source}: {"/".join(key)} is {width}x{height}, images before it are {first_width}x{first_height}; '
                 f"only images of one size are kept in memory, other data go through timm's loader (--dataset)"
             )
@@ -214,7 +216,7 @@ def _read_image(name: str, path: Path, offset: int, size: int) -> np.ndarray:
             file.seek(offset)
             return np.asarray(Image.open(io.BytesIO(file.read(size))).convert('RGB'))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # as Pillow's decoders raise
-        raise ValueError(f'cannot read the image {name}: {error}') from error
+        raise CondnetError(f'cannot read the image {name}: {error}') from error
 
 
 def check_size(images: Images, input_size: Sequence[int]) -> None:
@@ -225,11 +227,11 @@ def check_size(images: Images, input_size: Sequence[int]) -> None:
         input_size: Channels, height and width, as in `pretrained_cfg`.
 
     Raises:
-        ValueError: If they are not.
+        CondnetError: If they are not.
     """
     size = tuple(images.images.shape[1:])
     if size != tuple(input_size):
-        raise ValueError(
+        raise CondnetError(
             f'images have {size[0]} channels and {size[1]}x{size[2]} pixels, the model takes {input_size[0]} channels '
             f'and {input_size[1]}x{input_size[2]}'
         )
@@ -247,13 +249,13 @@ def withheld_indices(targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
         Indices to train on and withheld indices, both ascending.
 
     Raises:
-        ValueError: If a class has only one image.
+        CondnetError: If a class has only one image.
     """
     withheld = torch.zeros(len(targets), dtype=torch.bool)
     for target in targets.unique().tolist():
         members = (targets == target).nonzero().flatten()
         if len(members) < 2:
-            raise ValueError(f'class {target} has {len(members)} image, expected at least 2 to withhold one')
+            raise CondnetError(f'class {target} has {len(members)} image, expected at least 2 to withhold one')
         withheld[members[-max(1, len(members) // 10) :]] = True
     return (~withheld).nonzero().flatten(), withheld.nonzero().flatten()
 
@@ -266,16 +268,16 @@ def subset_withheld(images: Images, num: int) -> Images:
         num: How many to take.
 
     Raises:
-        ValueError: If `num` is no positive multiple of the number of classes, or a class has fewer images.
+        CondnetError: If `num` is no positive multiple of the number of classes, or a class has fewer images.
     """
     per_class, rest = divmod(num, len(images.classes))
     if per_class < 1 or rest:
-        raise ValueError(
+        raise CondnetError(
             f'cannot take {num} images (--eval-images), expected a multiple of the {len(images.classes)} classes'
         )
     least = int(images.targets.bincount(minlength=len(images.classes)).min())
     if per_class > least:
-        raise ValueError(
+        raise CondnetError(
             f'cannot take {num} images (--eval-images), {per_class} of each class: a class has only {least} withheld'
         )
     members = [(images.targets == target).nonzero().flatten() for target in range(len(images.classes))]
@@ -291,10 +293,10 @@ def calibration_indices(num_train: int, num: int = 5120, seed: int = 0) -> torch
         seed: Seed of the permutation.
 
     Raises:
-        ValueError: If there are not so many training images.
+        CondnetError: If there are not so many training images.
     """
     if not 1 <= num <= num_train:
-        raise ValueError(f'cannot draw {num} calibration images, expected 1..{num_train} (number of training images)')
+        raise CondnetError(f'cannot draw {num} calibration images, expected 1..{num_train} (number of training images)')
     return torch.randperm(num_train, generator=torch.Generator().manual_seed(seed))[:num]
 
 
@@ -307,12 +309,12 @@ def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
         std: Standard deviations, in the same units.
 
     Raises:
-        ValueError: If the images are not uint8, or there is not one mean and one deviation per channel.
+        CondnetError: If the images are not uint8, or there is not one mean and one deviation per channel.
     """
     if images.dtype != torch.uint8:
-        raise ValueError(f'images are {images.dtype}, expected torch.uint8')
+        raise CondnetError(f'images are {images.dtype}, expected torch.uint8')
     if not len(mean) == len(std) == images.shape[1]:
-        raise ValueError(f'got {len(mean)} means and {len(std)} deviations for {images.shape[1]} channels')
+        raise CondnetError(f'got {len(mean)} means and {len(std)} deviations for {images.shape[1]} channels')
     offset, scale = 255 * torch.tensor([mean, std], dtype=torch.float32, device=images.device).view(2, -1, 1, 1)
     return images.float().sub_(offset).div_(scale)
 
@@ -347,7 +349,7 @@ class InMemoryLoader:
         world_size: Into how many shares a batch is divided.
 
     Raises:
-        ValueError: If the batch size is not in 1..N in training, or no multiple of `world_size`.
+        CondnetError: If the batch size is not in 1..N in training, or no multiple of `world_size`.
     """
 
     def __init__(
@@ -367,9 +369,9 @@ class InMemoryLoader:
         world_size: int = 1,
     ) -> None:
         if batch_size < 1 or (train and batch_size > len(images)):
-            raise ValueError(f'batch size is {batch_size}, expected 1..{len(images)} (number of images)')
+            raise CondnetError(f'batch size is {batch_size}, expected 1..{len(images)} (number of images)')
         if batch_size % world_size or not 0 <= rank < world_size:
-            raise ValueError(f'rank {rank} of {world_size} cannot share batches of {batch_size} equally')
+            raise CondnetError(f'rank {rank} of {world_size} cannot share batches of {batch_size} equally')
         self.batch_size, self.mean, self.std = batch_size, mean, std
         self.seed, self.train, self.padding, self.hflip = seed, train, padding if train else 0, hflip
         self.channels_last, self.rank, self.world_size = channels_last, rank, world_size
@@ -395,10 +397,10 @@ class InMemoryLoader:
         """Yield float32 images (B, C, H, W) and targets (B,), from batch number `start` on.
 
         Raises:
-            ValueError: If there is no such batch.
+            CondnetError: If there is no such batch.
         """
         if not 0 <= start <= len(self):
-            raise ValueError(f'cannot start at batch {start}, expected 0..{len(self)}')
+            raise CondnetError(f'cannot start at batch {start}, expected 0..{len(self)}')
         order, top, left, flip = (values.to(self.targets.device) for values in self._draw())
         for batch in order.split(self.batch_size)[start : len(self)]:
             indices = batch.tensor_split(self.world_size)[self.rank]
@@ -523,10 +525,10 @@ def create_timm_loader(
         world_size: Into how many shares a batch is divided; if there are several, torch.distributed knows of them.
 
     Raises:
-        ValueError: If timm cannot open the data set.
+        CondnetError: If timm cannot open the data set.
     """
     if dataset.lower().startswith('torch/') and split not in _TORCH_SPLITS:  # timm would give the test set
-        raise ValueError(f'{dataset} has no split {split!r}, expected one of {", ".join(sorted(_TORCH_SPLITS))}')
+        raise CondnetError(f'{dataset} has no split {split!r}, expected one of {", ".join(sorted(_TORCH_SPLITS))}')
     try:
         data = create_dataset(
             dataset,
@@ -538,9 +540,9 @@ def create_timm_loader(
             download=download,
         )
     except (AssertionError, ImportError, OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f'timm cannot open data set {dataset!r}, split {split!r}, in {data_dir}: {error}') from error
+        raise CondnetError(f'timm cannot open data set {dataset!r}, split {split!r}, in {data_dir}: {error}') from error
     if isinstance(data, IterableDataset):
-        raise ValueError(f'data set {dataset!r} is streamed; expected one whose images can be read in any order')
+        raise CondnetError(f'data set {dataset!r} is streamed; expected one whose images can be read in any order')
     loader = create_loader(
         data,
         input_size,
@@ -578,7 +580,7 @@ def timm_images(
         train: Augment them as in training, from seed 0; or else timm's evaluation transform.
 
     Raises:
-        ValueError: If timm cannot open the data set, or it has fewer images.
+        CondnetError: If timm cannot open the data set, or it has fewer images.
     """
     loader = create_timm_loader(
         dataset,
@@ -593,7 +595,7 @@ def timm_images(
     )
     data = loader.loader.dataset
     if len(data) < num:
-        raise ValueError(f'{dataset}, split {split!r}, has {len(data)} images, expected at least {num}; the flags '
+        raise CondnetError(f'{dataset}, split {split!r}, has {len(data)} images, expected at least {num}; the flags '
                          'for calibration batches and --eval-images say how many')  # fmt: skip
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:num].tolist()
     with _seeded_transforms():

@@ -149,7 +149,7 @@ def join_group(device: str) -> tuple[Group, torch.device]:
 
     Raises:
         ConnectionError: If the others do not come.
-        ValueError: If the device is not to be had.
+        CondnetError: If the device is not to be had.
     """
     found = find_device(device)
     if int(os.environ.get('WORLD_SIZE', '1')) == 1:

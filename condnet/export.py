@@ -11,6 +11,7 @@ from torch import nn
 
 from condnet.calibration import calibrate, preserved_statistics
 from condnet.checkpoint import load_model, save_model
+from condnet.errors import CondnetError
 from condnet.models import Supernet
 from condnet.ranking import EvaluationData, accuracy_and_loss, autocast
 from condnet.spaces import Arch, Cost
@@ -78,11 +79,11 @@ def check_onnx_packages() -> None:
     """Say what is missing before anything is computed.
 
     Raises:
-        ValueError: If a package that ONNX needs is not installed.
+        CondnetError: If a package that ONNX needs is not installed.
     """
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"--onnx needs {', '.join(missing)}: pip install 'condnet[export]'")
+        raise CondnetError(f"--onnx needs {', '.join(missing)}: pip install 'condnet[export]'")
 
 
 def export_onnx(net: nn.Module, path: Path, images: torch.Tensor) -> float:
@@ -97,7 +98,7 @@ def export_onnx(net: nn.Module, path: Path, images: torch.Tensor) -> float:
         The largest difference between the logits, relative to the largest logit.
 
     Raises:
-        ValueError: If the two compute different things.
+        CondnetError: If the two compute different things.
     """
     net = net.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]  # torch's stub
     images = images.cpu().contiguous()
@@ -116,7 +117,7 @@ def export_onnx(net: nn.Module, path: Path, images: torch.Tensor) -> float:
         )
         difference = _onnx_difference(net, file, images)
         if not difference <= _ONNX_TOLERANCE:
-            raise ValueError(f'the ONNX network differs from the original by {difference:.2g}; it was not kept')
+            raise CondnetError(f'the ONNX network differs from the original by {difference:.2g}; it was not kept')
         os.replace(file, path)
     return difference
 

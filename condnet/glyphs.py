@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, features
 
 from condnet.data import GLYPH_CLASSES, Images
+from condnet.errors import CondnetError
 
 MEAN, STD = (0.083,), (0.149,)  # of the training set, in units where white is 1
 IMAGES_PER_CLASS = {True: 260, False: 200}  # of the training set, of the test set
@@ -37,7 +38,7 @@ def render_glyphs(train: bool = True) -> Images:
         Images (N, 1, 16, 16) in canonical order: sorted by class, equally many of each.
 
     Raises:
-        ValueError: If Pillow was built without FreeType, and so cannot draw its font at this size.
+        CondnetError: If Pillow was built without FreeType, and so cannot draw its font at this size.
     """
     targets = torch.arange(len(GLYPH_CLASSES)).repeat_interleave(IMAGES_PER_CLASS[train])
     generator = torch.Generator().manual_seed(_SEEDS[train])
@@ -54,7 +55,7 @@ def render_glyphs(train: bool = True) -> Images:
 def draw_letters() -> torch.Tensor:
     """The undistorted letters, as float32 (26, 1, 64, 64), 1 where there is ink."""
     if not features.check('freetype2'):
-        raise ValueError('this Pillow has no FreeType, which draws the letters of glyphs; expected one that has')
+        raise CondnetError('this Pillow has no FreeType, which draws the letters of glyphs; expected one that has')
     font = ImageFont.load_default(size=_CANVAS * 0.8)
     drawings = []
     for letter in GLYPH_CLASSES:

@@ -17,6 +17,7 @@ from condnet.calibration import calibrate
 from condnet.checkpoint import load_model, save_model, write_file
 from condnet.commands import run
 from condnet.data import Images, holds_images, load_images
+from condnet.errors import CondnetError
 from condnet.glyphs import render_glyphs
 from condnet.models import Supernet
 from condnet.models.pretrained import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, check_folder, is_pretrained_name
@@ -48,7 +49,7 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     """Write a folder with the best found sub-network active and calibrated, and a card; return what the card says.
 
     Raises:
-        ValueError: If results and checkpoint do not fit together.
+        CondnetError: If results and checkpoint do not fit together.
     """
     check_evaluation_flags(args)
     folder, results = Path(args.folder), Path(args.results)
@@ -57,7 +58,7 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     evaluation = provenance(model, args)
     for key in ('model', 'space', 'split', 'training', 'ema', 'checkpoint_sha256', 'calibration'):
         if summary.get(key) != evaluation[key]:
-            raise ValueError(f'{results} ranks with {key} {summary.get(key)!r}, {args.checkpoint} with these flags has '
+            raise CondnetError(f'{results} ranks with {key} {summary.get(key)!r}, {args.checkpoint} with these flags has '
                              f'{evaluation[key]!r}')  # fmt: skip
     calibration, validation, dataset = load_evaluation_images(model, args)
     table = find_table(model, dataset, args)
@@ -83,7 +84,7 @@ def _read_summary(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
     except (TypeError, ValueError) as error:
-        raise ValueError(f'{path} is no summary of a ranking, or damaged: {error}') from error
+        raise CondnetError(f'{path} is no summary of a ranking, or damaged: {error}') from error
 
 
 def save_calibrated(
@@ -113,7 +114,7 @@ def find_test_images(validation: Images, args: argparse.Namespace) -> tuple[Imag
         The images, and what to call them.
 
     Raises:
-        ValueError: If the test images are damaged, or of other classes.
+        CondnetError: If the test images are damaged, or of other classes.
     """
     if args.dataset == 'glyphs':
         return render_glyphs(train=False), 'test images'
@@ -259,13 +260,13 @@ def publish(folder: str | Path, repo: str, private: bool = False) -> str:
         Address of the commit.
 
     Raises:
-        ValueError: If the folder is incomplete or damaged, or the Hub refuses it. Nothing is uploaded then.
+        CondnetError: If the folder is incomplete or damaged, or the Hub refuses it. Nothing is uploaded then.
     """
     folder = Path(folder)
     check_folder(folder)
     load_model(folder)  # what does not load is not published
     if not (folder / CARD_NAME).is_file():
-        raise ValueError(f'{folder} has no card {CARD_NAME}; make it with python -m condnet.hub prepare')
+        raise CondnetError(f'{folder} has no card {CARD_NAME}; make it with python -m condnet.hub prepare')
     api = HfApi(library_name='condnet')
     try:
         api.create_repo(repo, private=private, exist_ok=True)
@@ -277,7 +278,7 @@ def publish(folder: str | Path, repo: str, private: bool = False) -> str:
         )
     except Exception as error:  # the Hub's client lets through what its HTTP library raises
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f'cannot publish {folder} as {repo}: {reason}') from error
+        raise CondnetError(f'cannot publish {folder} as {repo}: {reason}') from error
     return str(commit.commit_url)
 
 

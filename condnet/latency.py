@@ -11,6 +11,7 @@ from typing import Any
 import timm
 import torch
 
+from condnet.errors import CondnetError
 from condnet.spaces import Arch, SearchSpace, get_space
 
 _SUFFIX = '_latency_ms'  # of the columns of HW-NAS-Bench that are latencies
@@ -26,7 +27,7 @@ def read_latency_table(path: str | Path, space: SearchSpace, device: str | None)
         device: Which of the table's devices.
 
     Raises:
-        ValueError: If it is of another space, lacks architectures or the device, or is damaged.
+        CondnetError: If it is of another space, lacks architectures or the device, or is damaged.
     """
     try:
         with Path(path).open(newline='', encoding='utf-8') as file:
@@ -34,16 +35,16 @@ def read_latency_table(path: str | Path, space: SearchSpace, device: str | None)
             column = _find_column(path, reader.fieldnames or (), device)
             rows = [(row['index'], row['arch_str'], row[column]) for row in reader]
     except UnicodeDecodeError as error:
-        raise ValueError(f'{path} is no latency table: {error}') from error
+        raise CondnetError(f'{path} is no latency table: {error}') from error
     latencies: dict[Arch, float] = {}
     for index, text, latency in rows:
         arch = _read_arch(path, space, index, text)
         if arch in latencies:
-            raise ValueError(f'{path} holds architecture {text} twice; expected it once')
+            raise CondnetError(f'{path} holds architecture {text} twice; expected it once')
         latencies[arch] = _read_latency(path, text, latency)
     missing = [arch for arch in space if arch not in latencies]
     if missing:
-        raise ValueError(
+        raise CondnetError(
             f'{path} lacks {len(missing)} of the {len(space)} architectures of {space}: {space.format(missing[0])}, ...'
         )
     return {arch: latencies[arch] for arch in space}
@@ -52,9 +53,9 @@ def read_latency_table(path: str | Path, space: SearchSpace, device: str | None)
 def _find_column(path: str | Path, columns: Sequence[str], device: str | None) -> str:
     devices = [column.removesuffix(_SUFFIX) for column in columns if column.endswith(_SUFFIX)]
     if not devices or not {'index', 'arch_str'} <= set(columns):
-        raise ValueError(f'{path} is no latency table; expected columns index, arch_str and <device>{_SUFFIX}')
+        raise CondnetError(f'{path} is no latency table; expected columns index, arch_str and <device>{_SUFFIX}')
     if device not in devices:
-        raise ValueError(f'--latency-device is {device!r}, expected one of {", ".join(devices)}')
+        raise CondnetError(f'--latency-device is {device!r}, expected one of {", ".join(devices)}')
     return f'{device}{_SUFFIX}'
 
 
@@ -67,7 +68,7 @@ def _read_arch(path: str | Path, space: SearchSpace, index: str, text: str) -> A
         reason = f'its index in {space.name} is {whole.index(arch)}'
     except (TypeError, ValueError) as error:
         reason = str(error)
-    raise ValueError(f'{path} is no latency table of {space.name}: index {index}, {text}: {reason}')
+    raise CondnetError(f'{path} is no latency table of {space.name}: index {index}, {text}: {reason}')
 
 
 def _read_latency(path: str | Path, arch: str, text: str) -> float:
@@ -76,7 +77,7 @@ def _read_latency(path: str | Path, arch: str, text: str) -> float:
     except (TypeError, ValueError):
         latency = math.nan
     if not 0 < latency < math.inf:
-        raise ValueError(f'{path}: latency {text!r} of {arch}; expected milliseconds')
+        raise CondnetError(f'{path}: latency {text!r} of {arch}; expected milliseconds')
     return latency
 
 

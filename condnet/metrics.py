@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from condnet.errors import CondnetError
+
 TOP_SIZES = (1, 5, 10)
 BEST_BY_TRUTH = 50  # "KT 50": the part of the space that a search has to tell apart
 
@@ -36,13 +38,13 @@ def ranking_metrics(predictions: ArrayLike, truth: ArrayLike) -> dict[str, float
         fiftieth; `spearman`: Spearman's rank correlation.
 
     Raises:
-        ValueError: If the lengths differ, there are fewer than two rows, or a number is not finite.
+        CondnetError: If the lengths differ, there are fewer than two rows, or a number is not finite.
     """
     predictions, truth = _finite_vector('predictions', predictions), _finite_vector('truth', truth)
     if len(predictions) != len(truth):
-        raise ValueError(f'got {len(predictions)} predictions and {len(truth)} true values; expected one for each')
+        raise CondnetError(f'got {len(predictions)} predictions and {len(truth)} true values; expected one for each')
     if len(truth) < 2:
-        raise ValueError(f'got {len(truth)} architectures; expected at least 2 to rank')
+        raise CondnetError(f'got {len(truth)} architectures; expected at least 2 to rank')
     order = np.lexsort((truth, -predictions))  # from here on even rounding does not depend on the order given
     predictions, truth = predictions[order], truth[order]
 
@@ -75,7 +77,7 @@ def summarize(
         `ranking_metrics` under `accuracy`, `loss`, `params` and `flops`; `num_archs`, `truth_mean` and `truth_max`.
 
     Raises:
-        ValueError: As `ranking_metrics` does.
+        CondnetError: As `ranking_metrics` does.
     """
     true_values = _finite_vector('truth', truth)
     return {
@@ -98,24 +100,24 @@ def noise_ceiling(results: ArrayLike) -> float:
         results: (N, S) of N architectures, each trained with S seeds.
 
     Raises:
-        ValueError: If there are fewer than two architectures or seeds, a number is not finite, or all results of a
+        CondnetError: If there are fewer than two architectures or seeds, a number is not finite, or all results of a
             seed are equal.
     """
     seeds = np.asarray(results, dtype=np.float64).T
     if seeds.ndim != 2 or min(seeds.shape) < 2:
-        raise ValueError(f'results have shape {seeds.T.shape}; expected at least 2 architectures and 2 seeds')
+        raise CondnetError(f'results have shape {seeds.T.shape}; expected at least 2 architectures and 2 seeds')
     if not np.isfinite(seeds).all() or any(map(_constant, seeds)):
-        raise ValueError('results of a seed are all equal, or not finite; expected numbers that can be ranked')
+        raise CondnetError('results of a seed are all equal, or not finite; expected numbers that can be ranked')
     return float(np.mean([stats.kendalltau(a, b).statistic for a, b in itertools.combinations(seeds, 2)]))
 
 
 def _finite_vector(name: str, values: ArrayLike) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
-        raise ValueError(f'{name} has shape {array.shape}; expected one number per architecture')
+        raise CondnetError(f'{name} has shape {array.shape}; expected one number per architecture')
     if not np.isfinite(array).all():
         row = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise ValueError(f'{name} is {array[row]} in row {row}; expected finite numbers')
+        raise CondnetError(f'{name} is {array[row]} in row {row}; expected finite numbers')
     return array
 
 

@@ -31,6 +31,7 @@ from condnet.benchmarks import load_benchmark
 from condnet.checkpoint import write_file
 from condnet.commands import run
 from condnet.data import GLYPH_AUGMENTATION, Batch, Images, InMemoryLoader
+from condnet.errors import CondnetError
 from condnet.glyphs import MEAN, STD, render_glyphs
 from condnet.memory import keep_freed_memory
 from condnet.metrics import noise_ceiling, ranking_metrics
@@ -108,7 +109,7 @@ def make_table(path: Path, indices: list[int], num_seeds: int, workers: int, ste
         steps: Of a training.
 
     Raises:
-        ValueError: If there is another file.
+        CondnetError: If there is another file.
     """
     rows = {int(row['index']): row for row in read_rows(path, num_seeds)} if path.exists() else {}
     missing = [index for index in indices if index not in rows]
@@ -144,12 +145,12 @@ def read_rows(path: Path, num_seeds: int) -> list[Row]:
     """Rows of a table.
 
     Raises:
-        ValueError: If it is no such table, or one with another number of seeds.
+        CondnetError: If it is no such table, or one with another number of seeds.
     """
     with path.open(newline='') as file:
         reader = csv.DictReader(file)
         if list(reader.fieldnames or ()) != _columns(num_seeds):
-            raise ValueError(f'{path} has columns {reader.fieldnames}, expected {", ".join(_columns(num_seeds))}')
+            raise CondnetError(f'{path} has columns {reader.fieldnames}, expected {", ".join(_columns(num_seeds))}')
         return list(reader)
 
 
@@ -200,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
 def _make_and_describe(args: argparse.Namespace) -> None:
     for name, least in (('num_archs', 2), ('seeds', 2), ('workers', 1)):
         if getattr(args, name) < least:
-            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least {least}')
+            raise CondnetError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least {least}')
     indices = [_SPACE.index(arch) for arch in _SPACE.sample_distinct(args.num_archs, seed=0)]
     rows = make_table(Path(args.output), indices, args.seeds, args.workers)
     for name, value in describe(rows, args.seeds).items():

@@ -32,6 +32,7 @@ from condnet.data import (
     subset_withheld,
     withheld_indices,
 )
+from condnet.errors import CondnetError
 from condnet.models.supernet import State, Step, Supernet
 from condnet.spaces import Arch, SearchSpace
 
@@ -95,7 +96,7 @@ def evaluate_subnet(model: nn.Module, arch: 'str | int | Arch', data: Evaluation
     """Recalibrate and validate one architecture, in the plain way; the super-network is left as it was.
 
     Raises:
-        ValueError: If it is no architecture of the model's search space, or its loss is not finite.
+        CondnetError: If it is no architecture of the model's search space, or its loss is not finite.
     """
     model = _as_supernet(model)
     active, training = model.active_subnet, model.training
@@ -113,7 +114,7 @@ def evaluate_subnet(model: nn.Module, arch: 'str | int | Arch', data: Evaluation
 
 def _as_supernet(model: nn.Module) -> Supernet:
     if not isinstance(model, Supernet):
-        raise ValueError(f'only a super-network predicts architectures, not {type(model).__name__}')
+        raise CondnetError(f'only a super-network predicts architectures, not {type(model).__name__}')
     return model
 
 
@@ -127,7 +128,7 @@ def autocast(data: EvaluationData) -> torch.autocast:
 
 def _prediction(space: SearchSpace, arch: Arch, accuracy: float, loss: float) -> Prediction:
     if not math.isfinite(loss):
-        raise ValueError(f'the validation loss of architecture {space.format(arch)} is {loss}')
+        raise CondnetError(f'the validation loss of architecture {space.format(arch)} is {loss}')
     return Prediction(space.index(arch), accuracy, loss)
 
 
@@ -146,7 +147,7 @@ def predict(model: nn.Module, archs: Iterable['str | int | Arch'], data: Evaluat
             is shared: this is the plain way then.
 
     Raises:
-        ValueError: If it is no super-network, or an architecture is not one of its space; at the end, after all others,
+        CondnetError: If it is no super-network, or an architecture is not one of its space; at the end, after all others,
             if losses are not finite.
     """
     supernet = _as_supernet(model)
@@ -168,7 +169,7 @@ def _predict(model: Supernet, groups: list[tuple[Route, list[Arch]]], data: Eval
         else:
             failed += archs
     if failed:
-        raise ValueError(f'the validation loss of {len(failed)} architectures is not finite, first '
+        raise CondnetError(f'the validation loss of {len(failed)} architectures is not finite, first '
                          f'{model.space.format(failed[0])}; the others are predicted')  # fmt: skip
 
 
@@ -330,7 +331,7 @@ def choose_images(
             the statistics of such images, and the weights have learned with that.
 
     Raises:
-        ValueError: If the data set does not have so many images.
+        CondnetError: If the data set does not have so many images.
     """
     trained, withheld = withheld_indices(images.targets)
     chosen = calibration_indices(len(trained), num_batches * CALIBRATION_BATCH_SIZE)

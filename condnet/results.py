@@ -18,6 +18,7 @@ import numpy as np
 from condnet.benchmarks import BenchmarkTable
 from condnet.checkpoint import USUAL, write_file
 from condnet.commands import run
+from condnet.errors import CondnetError
 from condnet.metrics import summarize
 from condnet.ranking import Prediction
 
@@ -39,18 +40,20 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     """Read what `write_predictions` wrote.
 
     Raises:
-        ValueError: If it is something else, or an architecture stands there twice.
+        CondnetError: If it is something else, or an architecture stands there twice.
     """
     with Path(path).open(newline='') as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != _FIELDS:
-            raise ValueError(f'{path} holds no predictions: columns {reader.fieldnames}, expected {", ".join(_FIELDS)}')
+            raise CondnetError(
+                f'{path} holds no predictions: columns {reader.fieldnames}, expected {", ".join(_FIELDS)}'
+            )
         try:
             rows = [Prediction(int(row['index']), float(row['accuracy']), float(row['loss'])) for row in reader]
         except (TypeError, ValueError) as error:
-            raise ValueError(f'{path} is damaged: {error}') from error
+            raise CondnetError(f'{path} is damaged: {error}') from error
     if len({row.index for row in rows}) != len(rows):
-        raise ValueError(f'{path} is damaged: it predicts an architecture twice')
+        raise CondnetError(f'{path} is damaged: it predicts an architecture twice')
     return rows
 
 
@@ -66,7 +69,7 @@ class Journal:
         settings: What the predictions depend on.
 
     Raises:
-        ValueError: If the file is of other settings, damaged, no journal, or in use by another process.
+        CondnetError: If the file is of other settings, damaged, no journal, or in use by another process.
         OSError: If it cannot be written.
     """
 
@@ -82,7 +85,7 @@ class Journal:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lifts it when the process ends
         except BlockingIOError as error:
-            raise ValueError(f'{self.path} is in use by another process') from error
+            raise CondnetError(f'{self.path} is in use by another process') from error
         except OSError:  # a file system without locks
             pass
 
@@ -94,7 +97,7 @@ class Journal:
         if complete:
             self._parse(complete, json.loads(header))
         elif not header.encode().startswith(content):
-            raise ValueError(f'{self.path} is no unfinished ranking; delete it, or choose another --results-file')
+            raise CondnetError(f'{self.path} is no unfinished ranking; delete it, or choose another --results-file')
         self._file.truncate(len(complete))
         if not complete:
             self._write(header)
@@ -104,16 +107,16 @@ class Journal:
             header, *rows = lines.decode().splitlines()
             before = json.loads(header)
             if not isinstance(before, dict):
-                raise ValueError(f'its first line is {header!r}, expected settings')
+                raise CondnetError(f'its first line is {header!r}, expected settings')
             values = [row.split(',') for row in rows]
             self.predictions = [Prediction(int(index), float(acc), float(loss)) for index, acc, loss in values]
             if len({prediction.index for prediction in self.predictions}) != len(rows):
-                raise ValueError('it predicts an architecture twice')
+                raise CondnetError('it predicts an architecture twice')
         except ValueError as error:
-            raise ValueError(f'{self.path} is no unfinished ranking, or damaged: {error}') from error
+            raise CondnetError(f'{self.path} is no unfinished ranking, or damaged: {error}') from error
         for key in settings | before:
             if before.get(key) != settings.get(key):
-                raise ValueError(f'{self.path} holds an unfinished ranking with {key} {before.get(key)!r}, not '
+                raise CondnetError(f'{self.path} holds an unfinished ranking with {key} {before.get(key)!r}, not '
                                  f'{settings.get(key)!r}; delete it, or choose another --results-file')  # fmt: skip
 
     def append(self, prediction: Prediction) -> None:
@@ -206,7 +209,7 @@ def format_table(folder: str | Path) -> str:
     for path in sorted(Path(folder).glob('*.json')):
         summary = json.loads(path.read_text())
         if 'accuracy' not in summary:
-            raise ValueError(f'{path} holds no metrics: its architectures were not compared with a table')
+            raise CondnetError(f'{path} holds no metrics: its architectures were not compared with a table')
         link = f'[{path.stem}]({folder}/{path.name})'
         first = [link, describe_training(summary['training']), str(summary['num_archs'])]
         for name in ('accuracy', 'loss', 'flops'):
@@ -238,12 +241,12 @@ def update_readme(readme: Path, folder: Path) -> bool:
     """Put the results table between its marks in the README; whether it changed anything.
 
     Raises:
-        ValueError: If the marks are missing.
+        CondnetError: If the marks are missing.
     """
     text = readme.read_text()
     start, end = text.find(TABLE_START), text.find(TABLE_END)
     if start < 0 or end < start:
-        raise ValueError(f'{readme} lacks the marks {TABLE_START} and {TABLE_END}')
+        raise CondnetError(f'{readme} lacks the marks {TABLE_START} and {TABLE_END}')
     updated = f'{text[:start]}{TABLE_START}\n{format_table(folder)}\n{text[end:]}'
     if updated != text:
         write_file(readme, updated.encode())

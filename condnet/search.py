@@ -26,6 +26,7 @@ from condnet.benchmarks import PACKAGED_TABLES, BenchmarkTable
 from condnet.checkpoint import sha256, write_file
 from condnet.commands import find_device, hardware_name, run
 from condnet.data import Images
+from condnet.errors import CondnetError
 from condnet.export import calibrated_subnet, check_onnx_packages, export_network, export_onnx
 from condnet.latency import MeasuredLatency, read_latency_table
 from condnet.models import Supernet
@@ -181,18 +182,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the flags.
 
     Raises:
-        ValueError: If a value makes no sense.
+        CondnetError: If a value makes no sense.
     """
     args = make_parser().parse_args(argv)
     check_evaluation_flags(args)
     for name, least in (('num_evals', 1), ('seed', 0)):
         if getattr(args, name) < least:
-            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least {least}')
+            raise CondnetError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least {least}')
     needs_latency = 'latency' in args.objectives.split(',') or args.max_latency is not None
     if (args.latency_table or args.latency_device) and not needs_latency:
-        raise ValueError('--latency-table is of no use without --max-latency or the objective latency')
+        raise CondnetError('--latency-table is of no use without --max-latency or the objective latency')
     if args.latency_device and not args.latency_table:
-        raise ValueError(f'--latency-device is {args.latency_device!r}, expected a --latency-table with it')
+        raise CondnetError(f'--latency-device is {args.latency_device!r}, expected a --latency-table with it')
     if args.onnx:
         check_onnx_packages()
     return args
@@ -207,7 +208,7 @@ def search_architectures(args: argparse.Namespace) -> dict[str, Any]:
     """Search as `parse_args` describes it, write the results and return their summary.
 
     Raises:
-        ValueError: If the checkpoint, data, tables and storage do not fit together.
+        CondnetError: If the checkpoint, data, tables and storage do not fit together.
         OSError: If a disk is full. What was evaluated is in the storage then.
     """
     model = load_supernet(args)
@@ -225,7 +226,7 @@ def search_architectures(args: argparse.Namespace) -> dict[str, Any]:
         search(study, problem, lambda archs: predict(model, archs, data), args.num_evals, args.sampler, args.seed)
         candidates, front = evaluated_candidates(study, problem), pareto_front(study, problem)
     if not candidates:
-        raise ValueError('no proposal was within the limits; expected less tight ones')
+        raise CondnetError('no proposal was within the limits; expected less tight ones')
     truth = None if table is None else true_result(table, problem, candidates[0], feasible, len(candidates))
     output.mkdir(parents=True, exist_ok=True)
     with alone_in(output):
@@ -264,19 +265,19 @@ def make_problem(model: Supernet, dataset: str, args: argparse.Namespace) -> Pro
     """What the flags ask for. Costs are those of the benchmark's networks on the data set, or else on CIFAR-10.
 
     Raises:
-        ValueError: If they contradict each other.
+        CondnetError: If they contradict each other.
     """
     limits = {name: getattr(args, f'max_{name}') for name in LIMITS if getattr(args, f'max_{name}') is not None}
     objectives = tuple(args.objectives.split(','))
     latency: Callable[[Arch], float] | None = None
     if args.latency_table:
         if (model.space.name, dataset) in PACKAGED_TABLES:
-            raise ValueError(f'--latency-table is of the networks for CIFAR-10, those for {dataset} are others; leave '
+            raise CondnetError(f'--latency-table is of the networks for CIFAR-10, those for {dataset} are others; leave '
                              'it out to measure them')  # fmt: skip
         latency = read_latency_table(args.latency_table, model.space, args.latency_device).__getitem__
     elif 'latency' in (*objectives, *limits):
         if args.sampler == 'grid' and 'latency' in limits:
-            raise ValueError('--sampler grid with --max-latency needs --latency-table; the latency of every '
+            raise CondnetError('--sampler grid with --max-latency needs --latency-table; the latency of every '
                              'architecture would have to be measured first')  # fmt: skip
         size, network = model.pretrained_cfg['input_size'], benchmark_network(model.space.name, dataset)
         latency = MeasuredLatency(model.space, model.num_classes, size, find_device(args.device), network)

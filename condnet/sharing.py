@@ -21,6 +21,7 @@ import torch.distributed
 from torch.distributed.rendezvous import rendezvous
 
 from condnet.distributed import in_contact
+from condnet.errors import CondnetError
 from condnet.models.supernet import Supernet
 from condnet.ranking import EvaluationData, Prediction, group_by_route, predict
 from condnet.spaces import Arch
@@ -63,7 +64,7 @@ class Team:
         """Check that this process ranks what the first one does.
 
         Raises:
-            ValueError: If anything differs; it may have read the checkpoint of a running training at another moment.
+            CondnetError: If anything differs; it may have read the checkpoint of a running training at another moment.
             ConnectionError: If the first process is lost.
         """
         own = json.loads(json.dumps(settings))
@@ -76,7 +77,7 @@ class Team:
         # number, and says less.
         for key in [*own, *first]:
             if own.get(key) != first.get(key):
-                raise ValueError(f'the process of rank {self.rank} ranks with {key} {own.get(key)!r}, the first one '
+                raise CondnetError(f'the process of rank {self.rank} ranks with {key} {own.get(key)!r}, the first one '
                                  f'with {first.get(key)!r}')  # fmt: skip
 
     def lead(self, model: Supernet, archs: list[Arch], data: EvaluationData) -> Iterator[Prediction]:

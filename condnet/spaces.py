@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from condnet.errors import CondnetError
+
 Arch = tuple[int, ...]
 
 
@@ -75,7 +77,7 @@ class SearchSpace:
         Text may also hold an index or a tuple, as it comes from a command line.
 
         Raises:
-            ValueError: If it is not an architecture, or one outside of this subset.
+            CondnetError: If it is not an architecture, or one outside of this subset.
         """
         if isinstance(arch, str):
             parsed = self._from_text(arch.strip())
@@ -84,11 +86,11 @@ class SearchSpace:
         elif hasattr(arch, '__index__') and not isinstance(arch, bool):
             parsed = self._from_index(arch.__index__())
         else:
-            raise ValueError(f'not an architecture of {self}: {arch!r}; expected a tuple, a string or an index')
+            raise CondnetError(f'not an architecture of {self}: {arch!r}; expected a tuple, a string or an index')
         for operation in parsed:
             if operation not in self.choices:
                 known = ', '.join(self.operations[choice] for choice in self.choices)
-                raise ValueError(
+                raise CondnetError(
                     f'architecture {self._to_string(parsed)!r} uses {self.operations[operation]!r}, '
                     f'which is not in the subset {self.subset!r} of {self.name} ({known})'
                 )
@@ -103,17 +105,17 @@ class SearchSpace:
 
     def _from_sequence(self, arch: 'Arch | list[int]') -> Arch:
         if len(arch) != len(self.predecessors):
-            raise ValueError(f'{self} has {len(self.predecessors)} decisions, got {len(arch)}: {arch!r}')
+            raise CondnetError(f'{self} has {len(self.predecessors)} decisions, got {len(arch)}: {arch!r}')
         for operation in arch:
             valid = hasattr(operation, '__index__') and not isinstance(operation, bool)
             if not valid or not 0 <= operation < len(self.operations):
-                raise ValueError(f'operation {operation!r} in {arch!r}: expected 0..{len(self.operations) - 1}')
+                raise CondnetError(f'operation {operation!r} in {arch!r}: expected 0..{len(self.operations) - 1}')
         return tuple(int(operation) for operation in arch)
 
     def _from_index(self, index: int) -> Arch:
         size = len(self.operations) ** len(self.predecessors)
         if not 0 <= index < size:
-            raise ValueError(f'{self.name} has architectures 0..{size - 1}, got {index}')
+            raise CondnetError(f'{self.name} has architectures 0..{size - 1}, got {index}')
         digits = []
         for _ in self.predecessors:
             index, digit = divmod(index, len(self.operations))
@@ -150,10 +152,10 @@ class SearchSpace:
         """Draw `num` different architectures uniformly, from a seed, in order of their index.
 
         Raises:
-            ValueError: If the space holds fewer.
+            CondnetError: If the space holds fewer.
         """
         if not 0 < num <= len(self):
-            raise ValueError(f'{self} holds {len(self)} architectures, cannot draw {num} different ones')
+            raise CondnetError(f'{self} holds {len(self)} architectures, cannot draw {num} different ones')
         return sorted(itertools.islice(self.shuffled(seed), num), key=self.index)
 
     def shuffled(self, seed: int = 0) -> Iterator[Arch]:
@@ -177,7 +179,7 @@ class SearchSpace:
             dataset: The data set that the benchmark was made on.
 
         Raises:
-            ValueError: If it is no architecture, or there is no benchmark of the data set.
+            CondnetError: If it is no architecture, or there is no benchmark of the data set.
         """
         fixed, table = self.cost_table(dataset)
         return sum((row[operation] for row, operation in zip(table, self.parse(arch), strict=True)), start=fixed)
@@ -208,11 +210,11 @@ class NB201Space(SearchSpace):
         matches = re.fullmatch(r'\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|', text)
         if matches is None:
             expected = '|op~0|+|op~0|op~1|+|op~0|op~1|op~2|'
-            raise ValueError(f'not an architecture string of nb201: {text!r}; expected {expected}')
+            raise CondnetError(f'not an architecture string of nb201: {text!r}; expected {expected}')
         for name in matches.groups():
             if name not in self.operations:
                 known = ', '.join(self.operations)
-                raise ValueError(f'unknown operation {name!r} in {text!r}; expected one of {known}')
+                raise CondnetError(f'unknown operation {name!r} in {text!r}; expected one of {known}')
         return tuple(self.operations.index(name) for name in matches.groups())
 
     def _to_string(self, arch: Arch) -> str:
@@ -222,7 +224,7 @@ class NB201Space(SearchSpace):
     def _from_index(self, index: int) -> Arch:
         order = _nats_bench_order()
         if not 0 <= index < len(order):
-            raise ValueError(f'nb201 has architectures 0..{len(order) - 1}, got {index}')
+            raise CondnetError(f'nb201 has architectures 0..{len(order) - 1}, got {index}')
         return super()._from_index(order[index])
 
     def index(self, arch: 'str | int | Arch') -> int:
@@ -248,7 +250,7 @@ def benchmark_network(space: str, dataset: str) -> dict[str, Any]:
 @functools.cache
 def _nb201_cost_table(dataset: str) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
     if dataset not in NB201_NETWORKS:
-        raise ValueError(f'no nb201 benchmark of data set {dataset!r}; expected one of {", ".join(NB201_NETWORKS)}')
+        raise CondnetError(f'no nb201 benchmark of data set {dataset!r}; expected one of {", ".join(NB201_NETWORKS)}')
     network, size = NB201_NETWORKS[dataset], _IMAGE_SIZES[dataset]
     channels, classes = network['channels'], network['num_classes']
     last = channels[-1]
@@ -287,7 +289,7 @@ class MacroSpace(SearchSpace):
 
     def _from_string(self, text: str) -> Arch:
         if not re.fullmatch(r'[012]{8}', text):
-            raise ValueError(f'not an architecture string of macro: {text!r}; expected eight digits 0, 1 or 2')
+            raise CondnetError(f'not an architecture string of macro: {text!r}; expected eight digits 0, 1 or 2')
         return tuple(int(digit) for digit in text)
 
     def _to_string(self, arch: Arch) -> str:
@@ -295,7 +297,7 @@ class MacroSpace(SearchSpace):
 
     def cost_table(self, dataset: str) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
         if dataset != 'cifar10':
-            raise ValueError(f'no macro benchmark of data set {dataset!r}; expected cifar10')
+            raise CondnetError(f'no macro benchmark of data set {dataset!r}; expected cifar10')
         return _macro_cost_table()
 
 
@@ -349,9 +351,9 @@ def get_space(name: str, subset: str = 'full') -> SearchSpace:
     """Look a search space up by name and subset.
 
     Raises:
-        ValueError: If there is none of that name.
+        CondnetError: If there is none of that name.
     """
     if (name, subset) not in _SPACES:
         known = ', '.join(f'{n}/{s}' for n, s in _SPACES)
-        raise ValueError(f'unknown search space {name}/{subset}; expected one of {known}')
+        raise CondnetError(f'unknown search space {name}/{subset}; expected one of {known}')
     return _SPACES[name, subset]

@@ -25,6 +25,7 @@ from condnet.calibration import CALIBRATION_BATCH_SIZE, calibrate
 from condnet.checkpoint import load_model, sha256, write_file
 from condnet.commands import find_device, hardware_name, run
 from condnet.data import Images, load_images
+from condnet.errors import CondnetError
 from condnet.memory import forget_peak, peak_memory_mb
 from condnet.models import Supernet
 from condnet.ranking import EvaluationData, choose_images, evaluation_data, group_by_route, predict, walk
@@ -69,11 +70,11 @@ def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     """Measure what `make_parser` describes, print a table, write the figures and return them.
 
     Raises:
-        ValueError: If data or checkpoints are not to be had, or a number makes no sense.
+        CondnetError: If data or checkpoints are not to be had, or a number makes no sense.
     """
     for name, value in vars(args).items():
         if isinstance(value, int) and value < 1:
-            raise ValueError(f'--{name.replace("_", "-")} is {value}, expected at least 1')
+            raise CondnetError(f'--{name.replace("_", "-")} is {value}, expected at least 1')
     images = load_images(args.data_dir)
     figures = measure_ranking(images, args) if args.command == 'ranking' else measure_training(images, args)
     print(format_ranking(figures) if args.command == 'ranking' else format_training(figures))
@@ -96,7 +97,7 @@ def measure_ranking(images: Images, args: argparse.Namespace) -> dict[str, Any]:
     for path in args.checkpoints:  # all of them, before any is measured for half an hour
         model = load_model(path).to(device)
         if not isinstance(model, Supernet):
-            raise ValueError(f'{path} holds a {type(model).__name__}, expected a super-network')
+            raise CondnetError(f'{path} holds a {type(model).__name__}, expected a super-network')
         models[path] = model
     for path, supernet in models.items():
         figures[supernet.space.name] = {'checkpoint_sha256': sha256(path), **measure_space(supernet, images, args)}

@@ -28,6 +28,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
+from condnet.errors import CondnetError
 from condnet.latency import MeasuredLatency
 from condnet.ranking import Prediction
 from condnet.spaces import Arch, SearchSpace
@@ -72,12 +73,14 @@ class Problem:
     def __post_init__(self) -> None:
         for name in self.objectives:
             if name not in OBJECTIVES:
-                raise ValueError(f'unknown objective {name!r}; expected some of {", ".join(OBJECTIVES)}')
+                raise CondnetError(f'unknown objective {name!r}; expected some of {", ".join(OBJECTIVES)}')
         if len(set(self.objectives)) != len(self.objectives) or not set(self.objectives) & set(PREDICTED):
-            raise ValueError(f'objectives are {",".join(self.objectives)!r}; expected accuracy or loss, each name once')
+            raise CondnetError(
+                f'objectives are {",".join(self.objectives)!r}; expected accuracy or loss, each name once'
+            )
         for name, limit in self.limits.items():
             if not limit > 0:
-                raise ValueError(f'--max-{name} is {limit}, expected more than 0')
+                raise CondnetError(f'--max-{name} is {limit}, expected more than 0')
 
     @property
     def decides(self) -> str:
@@ -89,7 +92,7 @@ class Problem:
         if name != 'latency':
             return getattr(self.space.cost(arch, self.dataset), name)
         if self.latency is None:
-            raise ValueError('the latency of architectures is unknown')
+            raise CondnetError('the latency of architectures is unknown')
         return self.latency(arch)
 
     def costs(self, arch: Arch) -> dict[str, float]:
@@ -107,7 +110,7 @@ class Problem:
         """All architectures within the limits; None where each latency would have to be measured to know.
 
         Raises:
-            ValueError: If there is none.
+            CondnetError: If there is none.
         """
         if 'latency' in self.limits and isinstance(self.latency, MeasuredLatency):
             self._check_measured_limit()
@@ -116,14 +119,14 @@ class Problem:
         if not archs:
             limits = ' and '.join(f'--max-{name} {limit:g}' for name, limit in self.limits.items())
             least = ', '.join(f'{min(self.cost(arch, name) for arch in self.space):g} {name}' for name in self.limits)
-            raise ValueError(f'no architecture of {self.space} respects {limits}; the least is {least}')
+            raise CondnetError(f'no architecture of {self.space} respects {limits}; the least is {least}')
         return archs
 
     def _check_measured_limit(self) -> None:
         """Measure the smallest network before a search that nothing would come of."""
         smallest = min(self.space, key=lambda arch: self.cost(arch, 'flops'))
         if (least := self.cost(smallest, 'latency')) > self.limits['latency']:
-            raise ValueError(f'no architecture of {self.space} respects --max-latency {self.limits["latency"]:g}; that '
+            raise CondnetError(f'no architecture of {self.space} respects --max-latency {self.limits["latency"]:g}; that '
                              f'of the fewest FLOPs takes {least:.3g} ms here')  # fmt: skip
 
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -172,12 +175,12 @@ def open_storage(storage: str) -> BaseStorage:
     """Open a storage of Optuna: a database by its URL, else a journal file, which is created.
 
     Raises:
-        ValueError: If it is no such thing.
+        CondnetError: If it is no such thing.
     """
     try:
         return RDBStorage(storage) if '://' in storage else _open_journal(Path(storage))
     except (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        raise ValueError(f'cannot open the database of --storage: {_first_line(error)}') from error
+        raise CondnetError(f'cannot open the database of --storage: {_first_line(error)}') from error
 
 
 def _open_journal(path: Path) -> JournalStorage:
@@ -186,14 +189,14 @@ def _open_journal(path: Path) -> JournalStorage:
     try:
         storage = JournalStorage(JournalFileBackend(str(path)))
     except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f'{path} is no journal of Optuna, or is damaged: {_first_line(error)}') from error
+        raise CondnetError(f'{path} is no journal of Optuna, or is damaged: {_first_line(error)}') from error
     lock = JournalFileSymlinkLock(str(path))
     lock.acquire()
     try:
         content = path.read_bytes()
         complete = content.rfind(b'\n') + 1
         if content and not complete:
-            raise ValueError(f'{path} is no journal of Optuna')
+            raise CondnetError(f'{path} is no journal of Optuna')
         if complete < len(content):
             with path.open('r+b') as file:
                 file.truncate(complete)
@@ -230,7 +233,7 @@ def open_study(
         identity: What must be the same for two searches to be one.
 
     Raises:
-        ValueError: If the study is of another search.
+        CondnetError: If the study is of another search.
     """
     directions = [
         StudyDirection.MAXIMIZE if objective == 'accuracy' else StudyDirection.MINIMIZE
@@ -246,7 +249,7 @@ def open_study(
     theirs = study.user_attrs.get('identity', {})
     for key in sorted(theirs.keys() | identity.keys()):
         if theirs.get(key) != identity.get(key):
-            raise ValueError(
+            raise CondnetError(
                 f'the storage holds the study {name!r} of another search: its {key} is {theirs.get(key)!r}, not '
                 f'{identity.get(key)!r}; choose another --output, --storage or --study-name'
             )
@@ -313,7 +316,7 @@ def search(
             have one each.
 
     Raises:
-        ValueError: If no architecture is within the limits.
+        CondnetError: If no architecture is within the limits.
     """
     feasible = problem.feasible()
     if feasible is not None and (sampler == 'grid' or len(feasible) <= num_evals):

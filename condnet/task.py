@@ -11,6 +11,7 @@ from torch import nn
 
 from condnet.choice import split_supernet
 from condnet.counts import Choice, choices_of, untrained_choices
+from condnet.errors import CondnetError
 from condnet.models.supernet import Supernet
 from condnet.spaces import Arch, SearchSpace
 
@@ -88,10 +89,10 @@ class SupernetTask(ClassificationTask):
         """Split the super-network, its optimizer's state and its averaged weights.
 
         Raises:
-            ValueError: If the model is no super-network, or split already.
+            CondnetError: If the model is no super-network, or split already.
         """
         if not isinstance(self.model, Supernet):
-            raise ValueError(f'only a super-network can be split, not {type(self.model).__name__}')
+            raise CondnetError(f'only a super-network can be split, not {type(self.model).__name__}')
         ema = self.get_trainable_module(ema=True)
         split_supernet(self.model, optimizer, None if ema is None else cast(Supernet, ema.module))
         if optimizer is not None:

@@ -46,6 +46,7 @@ from condnet.data import (
 )
 from condnet.distributed import Group, join_group
 from condnet.engine import Progress, evaluate_fixed_archs, train_one_epoch
+from condnet.errors import CondnetError
 from condnet.models import Supernet
 from condnet.ranking import CALIBRATION_BATCH_SIZE, EvaluationData, choose_images, evaluation_data
 from condnet.recipes import find_recipe
@@ -124,7 +125,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read recipe and flags.
 
     Raises:
-        ValueError: If the recipe or a value makes no sense.
+        CondnetError: If the recipe or a value makes no sense.
     """
     parser = make_parser()
     config = parser.parse_known_args(argv)[0].config
@@ -139,25 +140,25 @@ def read_recipe(name: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
     """The settings of a recipe, checked against the flags that they stand for.
 
     Raises:
-        ValueError: If it is no recipe, or a setting is unknown or of the wrong type.
+        CondnetError: If it is no recipe, or a setting is unknown or of the wrong type.
     """
     try:
         recipe = yaml.safe_load(find_recipe(name).read_text())
     except yaml.YAMLError as error:
-        raise ValueError(f'recipe {name} is not YAML: {" ".join(str(error).split())}') from error
+        raise CondnetError(f'recipe {name} is not YAML: {" ".join(str(error).split())}') from error
     if not isinstance(recipe, dict):
-        raise ValueError(f'recipe {name} holds {recipe!r}, expected settings')
+        raise CondnetError(f'recipe {name} holds {recipe!r}, expected settings')
     actions = {action.dest: action for action in parser._actions}
     for key, value in recipe.items():
         if key not in actions:
-            raise ValueError(f'recipe {name}: unknown setting {key!r}')
+            raise CondnetError(f'recipe {name}: unknown setting {key!r}')
         expected = _setting_type(actions[key])
         values = value if actions[key].nargs and isinstance(value, list) else [value]
         is_list = isinstance(value, list) == (actions[key].nargs in ('*', 3) and expected is not dict)
         if not is_list or not all(type(v) is expected or (expected is float and type(v) is int) for v in values):
-            raise ValueError(f'recipe {name}: {key} is {value!r}, which the flag does not take')
+            raise CondnetError(f'recipe {name}: {key} is {value!r}, which the flag does not take')
         if (choices := actions[key].choices) and value not in choices:
-            raise ValueError(f'recipe {name}: {key} is {value!r}, expected one of {", ".join(choices)}')
+            raise CondnetError(f'recipe {name}: {key} is {value!r}, expected one of {", ".join(choices)}')
     return recipe
 
 
@@ -173,13 +174,13 @@ def _check_args(args: argparse.Namespace) -> None:
     for name in ('epochs', 'batch_size', 'eval_archs', 'eval_batches', 'eval_images', 'log_interval',
                  'grad_accum_steps'):  # fmt: skip
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
+            raise CondnetError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
     for name in ('seed', 'recovery_interval'):
         if getattr(args, name) < 0:
-            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected 0 or more')
+            raise CondnetError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected 0 or more')
     for name, last in (('split_epoch', args.epochs - 1), ('stop_epoch', args.epochs)):
         if not 0 <= getattr(args, name) <= last:
-            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected 1..{last} for --epochs '
+            raise CondnetError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected 1..{last} for --epochs '
                              f'{args.epochs}, or 0 for never')  # fmt: skip
 
 
@@ -192,7 +193,7 @@ def train(args: argparse.Namespace) -> None:
     """Run a training, as `parse_args` describes it.
 
     Raises:
-        ValueError: If settings, data and checkpoint do not fit together, and then nothing is written; or if training
+        CondnetError: If settings, data and checkpoint do not fit together, and then nothing is written; or if training
             cannot go on, because it has diverged or the disk is full.
     """
     group, device = join_group(args.device)
@@ -210,7 +211,7 @@ def train(args: argparse.Namespace) -> None:
         except (FloatingPointError, OSError) as error:
             last = output / LAST
             kept = f'the last good checkpoint is {last}' if last.exists() else 'no checkpoint was written before'
-            raise ValueError(f'{error}; {kept}') from error
+            raise CondnetError(f'{error}; {kept}') from error
     group.leave()
 
 
@@ -272,7 +273,7 @@ def find_checkpoint(args: argparse.Namespace) -> tuple[Path | None, dict[str, An
     """The checkpoint to go on from, and its file; None for a training from the start.
 
     Raises:
-        ValueError: If there should be one, and there is none that can be read.
+        CondnetError: If there should be one, and there is none that can be read.
     """
     if not args.resume:
         return None, None
@@ -292,13 +293,13 @@ def create_training(
     """Model in its task, optimizer and scheduler, all as before the first step.
 
     Raises:
-        ValueError: If the model cannot be built, or does not go with a setting.
+        CondnetError: If the model cannot be built, or does not go with a setting.
     """
     group = group or Group()
     torch.manual_seed(args.seed)
     kwargs = dict(args.model_kwargs)
     if kwargs.pop('split', False):
-        raise ValueError('a training starts unsplit; use --split-epoch instead of the model argument split')
+        raise CondnetError('a training starts unsplit; use --split-epoch instead of the model argument split')
     try:
         model = timm.create_model(
             args.model,
@@ -308,14 +309,14 @@ def create_training(
             **kwargs,
         )
     except (RuntimeError, TypeError) as error:  # unknown model, unknown argument
-        raise ValueError(f'cannot build the model {args.model!r}: {error}') from error
+        raise CondnetError(f'cannot build the model {args.model!r}: {error}') from error
     if isinstance(model, Supernet) and model.is_split:
-        raise ValueError(f'a training starts unsplit, and {args.model} is split already')
+        raise CondnetError(f'a training starts unsplit, and {args.model} is split already')
     if args.split_epoch and not isinstance(model, Supernet):
-        raise ValueError(f'--split-epoch needs a super-network, {args.model} is none')
+        raise CondnetError(f'--split-epoch needs a super-network, {args.model} is none')
     if args.sync_bn:
         if device.type != 'cuda' or group.size == 1:
-            raise ValueError('--sync-bn needs several processes with a GPU each (torchrun, --device cuda)')
+            raise CondnetError('--sync-bn needs several processes with a GPU each (torchrun, --device cuda)')
         model = convert_sync_batchnorm(model)
     model.to(device).to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
     task = SupernetTask(model, args.seed, device, args.sampling, args.share_momentum)
@@ -353,7 +354,7 @@ def resume(step: TrainingStep, checkpoint: dict[str, Any], args: argparse.Namesp
         Where to go on.
 
     Raises:
-        ValueError: If the checkpoint is of another training, or the split does not fit it.
+        CondnetError: If the checkpoint is of another training, or the split does not fit it.
     """
     task, optimizer = step.task, step.optimizer
     progress, is_split = check_resumable(checkpoint, args)
@@ -370,7 +371,7 @@ def resume(step: TrainingStep, checkpoint: dict[str, Any], args: argparse.Namesp
             task.share_momentum(optimizer)
         step.scaler.load_state_dict(checkpoint.get('scaler', {}))
     except (KeyError, RuntimeError) as error:
-        raise ValueError(f'{args.resume} does not fit {args.model}: {str(error).splitlines()[0]}') from error
+        raise CondnetError(f'{args.resume} does not fit {args.model}: {str(error).splitlines()[0]}') from error
     set_random_state(checkpoint['random_state'], task.device)
     return progress
 
@@ -382,28 +383,28 @@ def check_resumable(checkpoint: dict[str, Any], args: argparse.Namespace) -> tup
         How far it is, and whether it is split.
 
     Raises:
-        ValueError: If they describe another training.
+        CondnetError: If they describe another training.
     """
     before, parser = vars(checkpoint['args']), make_parser()
     for name in _SAME:
         value = before.get(name, parser.get_default(name))  # the flag may be newer than the checkpoint
         if value != getattr(args, name):
-            raise ValueError(
+            raise CondnetError(
                 f'{args.resume} was trained with {name} {value!r}, not {getattr(args, name)!r}; a resumed training '
                 f'keeps it'
             )
     try:
         progress, is_split = Progress(**checkpoint['progress']), checkpoint['task_state']['split']
     except (KeyError, TypeError) as error:
-        raise ValueError(f'{args.resume} is of another version of condnet: rank it, but train anew') from error
+        raise CondnetError(f'{args.resume} is of another version of condnet: rank it, but train anew') from error
     num_before = before.get('num_processes', 1)
     if progress.batch and args.dataset not in (None, 'glyphs') and num_before != args.num_processes:
-        raise ValueError(f'{args.resume} is in mid-epoch, and with --dataset the order of the images depends on the '
+        raise CondnetError(f'{args.resume} is in mid-epoch, and with --dataset the order of the images depends on the '
                          f'number of processes: continue with {num_before}, not {args.num_processes}')  # fmt: skip
     if is_split and before.get('split_epoch') != args.split_epoch:
-        raise ValueError(f'{args.resume} was split at epoch {before.get("split_epoch")}, not {args.split_epoch}')
+        raise CondnetError(f'{args.resume} was split at epoch {before.get("split_epoch")}, not {args.split_epoch}')
     if not is_split and 0 < args.split_epoch and (args.split_epoch, 0) < (progress.epoch, progress.batch):
-        raise ValueError(
+        raise CondnetError(
             f'{args.resume} has trained {progress.epoch} epochs and {progress.batch} batches unsplit, it is too late '
             f'to split at {args.split_epoch}'
         )
@@ -435,7 +436,7 @@ def open_data(args: argparse.Namespace) -> Images | None:
         # Another Pillow may draw the letters a little differently; that does not make glyphs another data set.
         args.data_sha256 = None if args.data_name == 'glyphs' else images.sha256()
         if args.num_classes < num_classes:
-            raise ValueError(f'--num-classes is {args.num_classes}, but {source} has {num_classes} classes')
+            raise CondnetError(f'--num-classes is {args.num_classes}, but {source} has {num_classes} classes')
         check_size(images, args.input_size)
     return images
 
@@ -446,11 +447,11 @@ def create_data(
     """Batches to train on, this process's share, and the data of the check after an epoch, if there is to be one.
 
     Raises:
-        ValueError: If there are too few images, or a batch cannot be shared.
+        CondnetError: If there are too few images, or a batch cannot be shared.
     """
     share, rest = divmod(args.batch_size, group.size)
     if rest or share < args.grad_accum_steps:
-        raise ValueError(f'--batch-size is {args.batch_size}, expected a multiple of the {group.size} processes, with '
+        raise CondnetError(f'--batch-size is {args.batch_size}, expected a multiple of the {group.size} processes, with '
                          f'at least {args.grad_accum_steps} images for each (--grad-accum-steps)')  # fmt: skip
     batches: InMemoryLoader | TimmLoader
     if images is None:
@@ -483,7 +484,9 @@ def create_data(
             **augmentation_of(images),
         )
     if len(batches) == 0:
-        raise ValueError(f'{args.data_dir or args.dataset} has fewer training images than a batch of {args.batch_size}')
+        raise CondnetError(
+            f'{args.data_dir or args.dataset} has fewer training images than a batch of {args.batch_size}'
+        )
     if not args.eval_interval:
         return batches, None
     calibration, validation = choose_evaluation_images(args, images)
@@ -505,7 +508,7 @@ def choose_evaluation_images(args: argparse.Namespace, images: Images | None) ->
     validation = timm_images(args.dataset, args.data_dir, args.val_split, num, size, args.download)
     classes = 1 + int(max(calibration.targets.max(), validation.targets.max()))
     if classes > args.num_classes:
-        raise ValueError(f'--num-classes is {args.num_classes}, but {args.dataset} has at least {classes} classes')
+        raise CondnetError(f'--num-classes is {args.num_classes}, but {args.dataset} has at least {classes} classes')
     return calibration, validation
 
 
@@ -526,24 +529,26 @@ def prepare_output(
         held: Holds what keeps other trainings out.
 
     Raises:
-        ValueError: If another training is there, or is running there, or was a moment ago.
+        CondnetError: If another training is there, or is running there, or was a moment ago.
     """
     output = Path(args.output)
     continues = args.resume and any(_is_same(args.resume, path) for path in (output, output / LAST))
     if training_checkpoints(output) and not continues:
-        raise ValueError(f'{output} holds a training; continue it with --resume {output}, or choose another --output')
+        raise CondnetError(f'{output} holds a training; continue it with --resume {output}, or choose another --output')
     output.mkdir(parents=True, exist_ok=True)
     file = held.enter_context((output / '.lock').open('w'))
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, loader workers do not inherit it
     except (BlockingIOError, PermissionError) as error:
-        raise ValueError(f'another training is running in {output}; wait for it, or choose another --output') from error
+        raise CondnetError(
+            f'another training is running in {output}; wait for it, or choose another --output'
+        ) from error
     except OSError:  # a file system without locks
         pass
     if continues and training_checkpoints(output):  # another process may have gone on before the lock was this one's
         newest = find_training_checkpoint(output, warns=False)[1]
         if checkpoint is None or newest['sha256'] != checkpoint['sha256']:
-            raise ValueError(f'another training has gone on in {output} meanwhile; run the same command again')
+            raise CondnetError(f'another training has gone on in {output} meanwhile; run the same command again')
     if resumed is not None and _is_same(resumed, output / PREVIOUS):
         os.replace(output / PREVIOUS, output / LAST)  # else the next checkpoint would replace it by the damaged one
     write_file(output / 'args.yaml', yaml.safe_dump(vars(args)).encode())

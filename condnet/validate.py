@@ -19,6 +19,7 @@ from condnet.checkpoint import load_checkpoint, write_file
 from condnet.commands import DATASET_HELP, find_device, hardware_name, open_images, run
 from condnet.counts import describe_untrained
 from condnet.data import Images, check_size, dataset_name, timm_images
+from condnet.errors import CondnetError
 from condnet.models import Supernet
 from condnet.ranking import (
     CALIBRATION_BATCH_SIZE,
@@ -83,14 +84,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the flags.
 
     Raises:
-        ValueError: If a value makes no sense.
+        CondnetError: If a value makes no sense.
     """
     args = make_parser().parse_args(argv)
     check_evaluation_flags(args)
     if args.num_archs not in (None, 'all') and not args.num_archs.isdigit():
-        raise ValueError(f"--num-archs is {args.num_archs!r}, expected a number or 'all'")
+        raise CondnetError(f"--num-archs is {args.num_archs!r}, expected a number or 'all'")
     if Path(args.results_file).suffix != '.csv':
-        raise ValueError(f'--results-file is {args.results_file!r}, expected a name that ends in .csv')
+        raise CondnetError(f'--results-file is {args.results_file!r}, expected a name that ends in .csv')
     return args
 
 
@@ -98,15 +99,15 @@ def check_evaluation_flags(args: argparse.Namespace) -> None:
     """Check the values of `add_evaluation_flags`.
 
     Raises:
-        ValueError: If one makes no sense.
+        CondnetError: If one makes no sense.
     """
     for name in ('calib_batches', 'batch_size', 'eval_images'):
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
+            raise CondnetError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
     if not args.memory >= 0:
-        raise ValueError(f'--memory is {args.memory}, expected at least 0')
+        raise CondnetError(f'--memory is {args.memory}, expected at least 0')
     if args.calib_momentum is not None and not 0 < args.calib_momentum <= 1:
-        raise ValueError(f'--calib-momentum is {args.calib_momentum}, expected a number in (0, 1]')
+        raise CondnetError(f'--calib-momentum is {args.calib_momentum}, expected a number in (0, 1]')
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -118,7 +119,7 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
     """Rank architectures as `parse_args` describes it, write the results and return their summary.
 
     Raises:
-        ValueError: If checkpoint, data and table do not fit together. Nothing is written then.
+        CondnetError: If checkpoint, data and table do not fit together. Nothing is written then.
     """
     model = load_supernet(args)
     given = {model.space.parse(arch) for arch in args.archs or ()}
@@ -175,10 +176,10 @@ def load_supernet(args: argparse.Namespace) -> Supernet:
     loaded = load_checkpoint(args.checkpoint, args.use_ema)
     model, args.training, args.checkpoint_sha256 = loaded.model, loaded.training, loaded.sha256
     if not isinstance(model, Supernet):
-        raise ValueError(f'{args.checkpoint} holds a {type(model).__name__}, expected a super-network')
+        raise CondnetError(f'{args.checkpoint} holds a {type(model).__name__}, expected a super-network')
     name = model.pretrained_cfg['architecture']
     if args.model and args.model != name:
-        raise ValueError(f'{args.checkpoint} holds the model {name!r}, not {args.model!r}')
+        raise CondnetError(f'{args.checkpoint} holds the model {name!r}, not {args.model!r}')
     model.to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
     return model.to(find_device(args.device))
 
@@ -187,7 +188,7 @@ def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[I
     """Images to calibrate on, images to validate on, which no training has seen, and the name of the data set.
 
     Raises:
-        ValueError: If the checkpoint was trained on another data set.
+        CondnetError: If the checkpoint was trained on another data set.
     """
     if not args.data_dir and not args.dataset and args.training.get('data_name') == 'glyphs':
         args.dataset = 'glyphs'  # which is always at hand
@@ -206,12 +207,12 @@ def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[I
         calibration, validation = choose_images(images, args.calib_batches, args.eval_images, args.calib_augment)
     trained_on = args.training.get('data_name', name)
     if trained_on != name:
-        raise ValueError(f'{args.checkpoint} was trained on data {trained_on!r}, not on {name!r} of {source}')
+        raise CondnetError(f'{args.checkpoint} was trained on data {trained_on!r}, not on {name!r} of {source}')
     if images is not None and args.training.get('data_sha256') not in (None, images.sha256()):
-        raise ValueError(f'{args.checkpoint} was trained on other images than those of {source}: their SHA-256 '
+        raise CondnetError(f'{args.checkpoint} was trained on other images than those of {source}: their SHA-256 '
                          'differs, so it may have seen what is withheld here')  # fmt: skip
     if int(validation.targets.max()) >= model.num_classes:
-        raise ValueError(f'{source} has more classes than the {model.num_classes} of {args.checkpoint}')
+        raise CondnetError(f'{source} has more classes than the {model.num_classes} of {args.checkpoint}')
     return calibration, validation, name
 
 
@@ -234,7 +235,7 @@ def draw_archs(space: SearchSpace, table: BenchmarkTable | None, args: argparse.
     """Random architectures in order of their index, out of those in the benchmark's table; settles their number.
 
     Raises:
-        ValueError: If there are fewer than asked for.
+        CondnetError: If there are fewer than asked for.
     """
     known = None if table is None else set(table.indices.tolist())
     archs = [arch for arch in space.shuffled(args.seed) if known is None or space.index(arch) in known]
@@ -243,7 +244,7 @@ def draw_archs(space: SearchSpace, table: BenchmarkTable | None, args: argparse.
     num = len(archs) if args.num_archs == 'all' else int(args.num_archs)
     if not 0 < num <= len(archs):
         where = '' if table is None else f' with a row in {table.path}'
-        raise ValueError(f'cannot draw {num} architectures, expected 1..{len(archs)}: {space} has no more{where}')
+        raise CondnetError(f'cannot draw {num} architectures, expected 1..{len(archs)}: {space} has no more{where}')
     return sorted(archs[:num], key=space.index)
 
 
@@ -251,7 +252,7 @@ def find_table(model: Supernet, dataset: str, args: argparse.Namespace) -> Bench
     """The benchmark's table of the model's space; None for a data set that no benchmark is known of.
 
     Raises:
-        ValueError: If there should be one and is not, or the one that was given is of another data set.
+        CondnetError: If there should be one and is not, or the one that was given is of another data set.
     """
     space, path = model.space.name, args.benchmark
     if path is None and (space, dataset) in PACKAGED_TABLES:

@@ -177,7 +177,7 @@ class MacroSupernet(Supernet, _Macro):
             with; by default the model is over-complete.
 
     Raises:
-        ValueError: If the subset is unknown, or `active_subnet` is no architecture of it.
+        CondnetError: If the subset is unknown, or `active_subnet` is no architecture of it.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class MacroNet(_Macro):
         global_pool: Pooling before the classifier.
 
     Raises:
-        ValueError: If `arch` is no architecture of the space.
+        CondnetError: If `arch` is no architecture of the space.
     """
 
     def __init__(

@@ -24,6 +24,7 @@ from torch import nn
 from torch.fx import symbolic_trace
 
 from condnet.choice import ChoiceBlock
+from condnet.errors import CondnetError
 from condnet.models.pretrained import HUB_ORGANIZATION, build_supernet
 from condnet.models.supernet import State, Step, Supernet, checkpoint_filter_fn
 from condnet.spaces import Arch, get_space
@@ -175,7 +176,7 @@ class _NB201(nn.Module):
     ) -> None:
         super().__init__()
         if cells_per_stage < 1 or len(channels) != 3:
-            raise ValueError(
+            raise CondnetError(
                 f'expected cells_per_stage >= 1 and 3 channel numbers, got {cells_per_stage} and {tuple(channels)}'
             )
         dd: dict[str, Any] = {'device': device, 'dtype': dtype}
@@ -260,7 +261,7 @@ class NB201Supernet(Supernet, _NB201):
             with; by default the model is over-complete.
 
     Raises:
-        ValueError: If the subset is unknown, or `active_subnet` is no architecture of it.
+        CondnetError: If the subset is unknown, or `active_subnet` is no architecture of it.
     """
 
     def __init__(
@@ -315,7 +316,7 @@ class NB201Net(_NB201):
         global_pool: Pooling before the classifier.
 
     Raises:
-        ValueError: If `arch` is no architecture of the space.
+        CondnetError: If `arch` is no architecture of the space.
     """
 
     def __init__(

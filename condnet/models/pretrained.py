@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from timm.models import build_model_with_cfg
 from torch import nn
 
+from condnet.errors import CondnetError
 from condnet.models.supernet import Supernet, checkpoint_filter_fn, state_dict_is_split
 
 CHECKPOINTS_VARIABLE = 'CONDNET_CHECKPOINTS'  # environment variable: a directory to look for folders in
@@ -54,7 +55,7 @@ def find_pretrained(name: str, cache_dir: str | Path | None = None) -> Path:
         cache_dir: Where the Hub's files are kept; None for its own cache.
 
     Raises:
-        ValueError: If it is not to be had.
+        CondnetError: If it is not to be had.
     """
     if name.startswith('hf-hub:'):
         return _fetch(name.removeprefix('hf-hub:'), name, cache_dir)
@@ -62,10 +63,10 @@ def find_pretrained(name: str, cache_dir: str | Path | None = None) -> Path:
     if local is not None:
         return local
     if name not in _WEIGHTS_SHA256:
-        raise ValueError(f'no pretrained weights of {name} exist yet; {_how_to_train(name)}')
+        raise CondnetError(f'no pretrained weights of {name} exist yet; {_how_to_train(name)}')
     folder = _fetch(f'{HUB_ORGANIZATION}/{name}', name, cache_dir)
     if file_sha256(folder / WEIGHTS_NAME) != _WEIGHTS_SHA256[name]:
-        raise ValueError(f'{folder / WEIGHTS_NAME} is not the file that this version of condnet knows as {name}; if it '
+        raise CondnetError(f'{folder / WEIGHTS_NAME} is not the file that this version of condnet knows as {name}; if it '
                          'is damaged, delete it and it is fetched again, else the Hub has another')  # fmt: skip
     return folder
 
@@ -74,7 +75,7 @@ def _local_folders(name: str) -> Iterator[Path]:
     directory = os.environ.get(CHECKPOINTS_VARIABLE)
     parents = [Path(directory)] if directory else []
     if directory and not parents[0].is_dir():
-        raise ValueError(f'{CHECKPOINTS_VARIABLE} names {directory}, which is no directory')
+        raise CondnetError(f'{CHECKPOINTS_VARIABLE} names {directory}, which is no directory')
     for parent in (*parents, _PACKAGE.parent / 'checkpoints', _PACKAGE / 'checkpoints'):
         if (parent / name / CONFIG_NAME).is_file():
             yield parent / name
@@ -90,7 +91,7 @@ def _fetch(repo: str, name: str, cache_dir: str | Path | None) -> Path:
     except Exception as error:  # the Hub's client lets through what its HTTP library raises
         reason = ' '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])
         hint = '' if name.startswith('hf-hub:') else f'; if it is not published yet, {_how_to_train(name)}'
-        raise ValueError(f'cannot get {name} from the Hub ({repo}: {reason}){hint}') from error
+        raise CondnetError(f'cannot get {name} from the Hub ({repo}: {reason}){hint}') from error
     return Path(config).parent
 
 
@@ -105,20 +106,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     """What `config.json` of a model folder says.
 
     Raises:
-        ValueError: If it is missing or damaged, or names a model that is not known.
+        CondnetError: If it is missing or damaged, or names a model that is not known.
     """
     for name in (WEIGHTS_NAME, CONFIG_NAME):
         if not (folder / name).is_file():
-            raise ValueError(f'{folder} is no model folder: it lacks {name}')
+            raise CondnetError(f'{folder} is no model folder: it lacks {name}')
     try:
         config = json.loads((folder / CONFIG_NAME).read_text())
         architecture = config['architecture']
         config['pretrained_cfg']['num_classes']
         config.get('model_args', {}).get('split')
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{folder}/{CONFIG_NAME} is damaged, or names no architecture') from error
+        raise CondnetError(f'{folder}/{CONFIG_NAME} is damaged, or names no architecture') from error
     if not timm.is_model(architecture):
-        raise ValueError(f'{folder} holds the model {architecture!r}, which neither timm nor condnet knows')
+        raise CondnetError(f'{folder} holds the model {architecture!r}, which neither timm nor condnet knows')
     return config
 
 
@@ -134,23 +135,23 @@ def check_folder(folder: Path, architecture: str | None = None, is_split: bool |
         Its `config.json`.
 
     Raises:
-        ValueError: If the weights are damaged or others, or of another model.
+        CondnetError: If the weights are damaged or others, or of another model.
     """
     config = read_config(folder)
     if architecture not in (None, config['architecture']):
-        raise ValueError(f'{folder} holds the model {config["architecture"]!r}, expected {architecture!r}')
+        raise CondnetError(f'{folder} holds the model {config["architecture"]!r}, expected {architecture!r}')
     file = folder / WEIGHTS_NAME
     try:
         with safe_open(file, 'pt') as weights:
             keys = dict.fromkeys(weights.keys())
     except (SafetensorError, OSError) as error:
-        raise ValueError(f'{file} is damaged: {error}') from error
+        raise CondnetError(f'{file} is damaged: {error}') from error
     if 'weights_sha256' in config and file_sha256(file) != config['weights_sha256']:
-        raise ValueError(f'{file} is damaged, or of another model: its SHA-256 is not the one in {CONFIG_NAME}')
+        raise CondnetError(f'{file} is damaged, or of another model: its SHA-256 is not the one in {CONFIG_NAME}')
     expected = bool(config.get('model_args', {}).get('split', False)) if is_split is None else is_split
     if state_dict_is_split(keys) != expected:
         names = {True: 'split', False: 'unsplit'}
-        raise ValueError(f'{folder} holds {names[not expected]} weights, expected {names[expected]} ones')
+        raise CondnetError(f'{folder} holds {names[not expected]} weights, expected {names[expected]} ones')
     return config
 
 
@@ -181,14 +182,14 @@ def build_supernet(
         **kwargs: Constructor arguments, and those of `build_model_with_cfg`.
 
     Raises:
-        ValueError: If the weights are not to be had or damaged, or the arguments contradict the tag.
+        CondnetError: If the weights are not to be had or damaged, or the arguments contradict the tag.
     """
     config, overlay = kwargs.get('pretrained_cfg') or '', dict(kwargs.get('pretrained_cfg_overlay') or {})
     found: dict[str, Any] | None = None  # arguments of the model in the folder that the weights come from
     if isinstance(config, str) and (config or pretrained):
         tag = config or next(iter(tags))
         if tag not in tags:
-            raise ValueError(f'{variant} has no tag {tag!r}, expected one of {", ".join(tags)}; a folder of your own '
+            raise CondnetError(f'{variant} has no tag {tag!r}, expected one of {", ".join(tags)}; a folder of your own '
                              'is loaded as local-dir:FOLDER')  # fmt: skip
         tag_args = tags[tag]
         _check_split(f'{variant}.{tag}', tag_args, kwargs)
@@ -225,7 +226,7 @@ def build_supernet(
 def _check_split(name: str, weights: dict[str, Any], kwargs: dict[str, Any]) -> None:
     """Refuse what nothing can do: to give weights of several contexts to a model of one."""
     if weights.get('split') and not kwargs.get('split', True):
-        raise ValueError(f'{name} is split; split=False needs the weights of an unsplit super-network')
+        raise CondnetError(f'{name} is split; split=False needs the weights of an unsplit super-network')
 
 
 _RECORDED = ('space', 'linear_skip', 'cells_per_stage', 'channels')  # a tag's arguments that `config.json` must repeat

@@ -11,6 +11,7 @@ from timm.layers import SelectAdaptivePool2d
 from torch import nn
 
 from condnet.choice import ChoiceBlock, Copies
+from condnet.errors import CondnetError
 from condnet.spaces import Arch, SearchSpace
 
 _WEIGHT_SET = re.compile(r'^(?P<block>.+)\.candidates\.(?P<operation>\d+)\.(?P<context>\d+)\.(?P<rest>.+)$')
@@ -68,7 +69,7 @@ class Supernet(nn.Module):
             arch: Architecture; None where they mix several, as after training.
 
         Raises:
-            ValueError: If it is no architecture of `space`.
+            CondnetError: If it is no architecture of `space`.
         """
         self.calibrated_subnet = None if arch is None else self.space.parse(arch)
         self._is_pretrained = True
@@ -103,7 +104,7 @@ class Supernet(nn.Module):
                 operations and contexts (over-complete).
 
         Raises:
-            ValueError: If it is no architecture of `space`.
+            CondnetError: If it is no architecture of `space`.
         """
         self._active_subnet = None if arch is None else self.space.parse(arch)
         for block in self.choice_blocks():
@@ -131,7 +132,7 @@ class Supernet(nn.Module):
         search space's own knowledge the features are a single step.
 
         Raises:
-            ValueError: In the over-complete state.
+            CondnetError: In the over-complete state.
         """
         self._check_active()
         forward_features = cast(Any, self.forward_features)
@@ -145,7 +146,7 @@ class Supernet(nn.Module):
 
     def _check_active(self) -> None:
         if self.active_subnet is None:
-            raise ValueError('no sub-network is active; call set_active_subnet(arch) first')
+            raise CondnetError('no sub-network is active; call set_active_subnet(arch) first')
 
     @property
     def is_split(self) -> bool:
@@ -178,7 +179,7 @@ class Supernet(nn.Module):
         """The active sub-network as a stand-alone network of plain layers, with copies of its weights.
 
         Raises:
-            ValueError: In the over-complete state.
+            CondnetError: In the over-complete state.
         """
         self._check_active()
         self._warn_of_statistics()
@@ -234,7 +235,7 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) 
     Either the model grows, or the weights are copied.
 
     Raises:
-        ValueError: If the checkpoint is of another model or search space, or lacks weights.
+        CondnetError: If the checkpoint is of another model or search space, or lacks weights.
     """
     if isinstance(model, Supernet):
         if state_dict_is_split(state_dict):
@@ -262,7 +263,7 @@ def check_state_dict(state_dict: dict[str, torch.Tensor], model: nn.Module) -> N
     Classifier and first convolution pass: timm adapts them to another number of classes or image channels.
 
     Raises:
-        ValueError: If names or shapes differ.
+        CondnetError: If names or shapes differ.
     """
     config = cast(dict[str, Any], model.pretrained_cfg)
     own, adapted = model.state_dict(), (f'{config["classifier"]}.', f'{config["first_conv"]}.')
@@ -276,7 +277,7 @@ def check_state_dict(state_dict: dict[str, torch.Tensor], model: nn.Module) -> N
         key = differing[0]
         have = tuple(state_dict[key].shape) if key in state_dict else 'nothing'
         want = tuple(own[key].shape) if key in own else 'nothing'
-        raise ValueError(
+        raise CondnetError(
             f'the checkpoint does not fit {type(model).__name__} ({getattr(model, "space", "")}): '
             f'{len(differing)} tensors differ, first {key!r}: the checkpoint has {have}, the model {want}'
         )
