@@ -596,7 +596,7 @@ def timm_images(
     data = loader.loader.dataset
     if len(data) < num:
         raise CondnetError(f'{dataset}, split {split!r}, has {len(data)} images, expected at least {num}; the flags '
-                         'for calibration batches and --eval-images say how many')  # fmt: skip
+                           'for calibration batches and --eval-images say how many')  # fmt: skip
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:num].tolist()
     with _seeded_transforms():
         pairs = [data[i] for i in chosen]

@@ -58,8 +58,8 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     evaluation = provenance(model, args)
     for key in ('model', 'space', 'split', 'training', 'ema', 'checkpoint_sha256', 'calibration'):
         if summary.get(key) != evaluation[key]:
-            raise CondnetError(f'{results} ranks with {key} {summary.get(key)!r}, {args.checkpoint} with these flags has '
-                             f'{evaluation[key]!r}')  # fmt: skip
+            raise CondnetError(f'{results} ranks with {key} {summary.get(key)!r}, {args.checkpoint} with these flags '
+                               f'has {evaluation[key]!r}')  # fmt: skip
     calibration, validation, dataset = load_evaluation_images(model, args)
     table = find_table(model, dataset, args)
     best = max(predictions, key=lambda prediction: (prediction.accuracy, -prediction.loss))

@@ -147,8 +147,8 @@ def predict(model: nn.Module, archs: Iterable['str | int | Arch'], data: Evaluat
             is shared: this is the plain way then.
 
     Raises:
-        CondnetError: If it is no super-network, or an architecture is not one of its space; at the end, after all others,
-            if losses are not finite.
+        CondnetError: If it is no super-network, or an architecture is not one of its space; at the end, after all
+            others, if losses are not finite.
     """
     supernet = _as_supernet(model)
     parsed = list(dict.fromkeys(supernet.space.parse(arch) for arch in archs))
@@ -170,7 +170,7 @@ def _predict(model: Supernet, groups: list[tuple[Route, list[Arch]]], data: Eval
             failed += archs
     if failed:
         raise CondnetError(f'the validation loss of {len(failed)} architectures is not finite, first '
-                         f'{model.space.format(failed[0])}; the others are predicted')  # fmt: skip
+                           f'{model.space.format(failed[0])}; the others are predicted')  # fmt: skip
 
 
 def group_by_route(model: Supernet, archs: Iterable[Arch]) -> list[tuple[Route, list[Arch]]]:

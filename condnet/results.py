@@ -117,7 +117,7 @@ class Journal:
         for key in settings | before:
             if before.get(key) != settings.get(key):
                 raise CondnetError(f'{self.path} holds an unfinished ranking with {key} {before.get(key)!r}, not '
-                                 f'{settings.get(key)!r}; delete it, or choose another --results-file')  # fmt: skip
+                                   f'{settings.get(key)!r}; delete it, or choose another --results-file')  # fmt: skip
 
     def append(self, prediction: Prediction) -> None:
         """Add a prediction; the system has it when this returns.

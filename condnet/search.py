@@ -272,13 +272,13 @@ def make_problem(model: Supernet, dataset: str, args: argparse.Namespace) -> Pro
     latency: Callable[[Arch], float] | None = None
     if args.latency_table:
         if (model.space.name, dataset) in PACKAGED_TABLES:
-            raise CondnetError(f'--latency-table is of the networks for CIFAR-10, those for {dataset} are others; leave '
-                             'it out to measure them')  # fmt: skip
+            raise CondnetError(f'--latency-table is of the networks for CIFAR-10, those for {dataset} are others; '
+                               'leave it out to measure them')  # fmt: skip
         latency = read_latency_table(args.latency_table, model.space, args.latency_device).__getitem__
     elif 'latency' in (*objectives, *limits):
         if args.sampler == 'grid' and 'latency' in limits:
             raise CondnetError('--sampler grid with --max-latency needs --latency-table; the latency of every '
-                             'architecture would have to be measured first')  # fmt: skip
+                               'architecture would have to be measured first')  # fmt: skip
         size, network = model.pretrained_cfg['input_size'], benchmark_network(model.space.name, dataset)
         latency = MeasuredLatency(model.space, model.num_classes, size, find_device(args.device), network)
     if (model.space.name, dataset) not in PACKAGED_TABLES:

@@ -78,7 +78,7 @@ class Team:
         for key in [*own, *first]:
             if own.get(key) != first.get(key):
                 raise CondnetError(f'the process of rank {self.rank} ranks with {key} {own.get(key)!r}, the first one '
-                                 f'with {first.get(key)!r}')  # fmt: skip
+                                   f'with {first.get(key)!r}')  # fmt: skip
 
     def lead(self, model: Supernet, archs: list[Arch], data: EvaluationData) -> Iterator[Prediction]:
         """Predictions of all processes, as they come.

@@ -126,8 +126,8 @@ class Problem:
         """Measure the smallest network before a search that nothing would come of."""
         smallest = min(self.space, key=lambda arch: self.cost(arch, 'flops'))
         if (least := self.cost(smallest, 'latency')) > self.limits['latency']:
-            raise CondnetError(f'no architecture of {self.space} respects --max-latency {self.limits["latency"]:g}; that '
-                             f'of the fewest FLOPs takes {least:.3g} ms here')  # fmt: skip
+            raise CondnetError(f'no architecture of {self.space} respects --max-latency {self.limits["latency"]:g}; '
+                               f'that of the fewest FLOPs takes {least:.3g} ms here')  # fmt: skip
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Optuna's view of the space: a categorical parameter per decision."""

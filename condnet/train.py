@@ -181,7 +181,7 @@ def _check_args(args: argparse.Namespace) -> None:
     for name, last in (('split_epoch', args.epochs - 1), ('stop_epoch', args.epochs)):
         if not 0 <= getattr(args, name) <= last:
             raise CondnetError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected 1..{last} for --epochs '
-                             f'{args.epochs}, or 0 for never')  # fmt: skip
+                               f'{args.epochs}, or 0 for never')  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -400,7 +400,7 @@ def check_resumable(checkpoint: dict[str, Any], args: argparse.Namespace) -> tup
     num_before = before.get('num_processes', 1)
     if progress.batch and args.dataset not in (None, 'glyphs') and num_before != args.num_processes:
         raise CondnetError(f'{args.resume} is in mid-epoch, and with --dataset the order of the images depends on the '
-                         f'number of processes: continue with {num_before}, not {args.num_processes}')  # fmt: skip
+                           f'number of processes: continue with {num_before}, not {args.num_processes}')  # fmt: skip
     if is_split and before.get('split_epoch') != args.split_epoch:
         raise CondnetError(f'{args.resume} was split at epoch {before.get("split_epoch")}, not {args.split_epoch}')
     if not is_split and 0 < args.split_epoch and (args.split_epoch, 0) < (progress.epoch, progress.batch):
@@ -451,8 +451,8 @@ def create_data(
     """
     share, rest = divmod(args.batch_size, group.size)
     if rest or share < args.grad_accum_steps:
-        raise CondnetError(f'--batch-size is {args.batch_size}, expected a multiple of the {group.size} processes, with '
-                         f'at least {args.grad_accum_steps} images for each (--grad-accum-steps)')  # fmt: skip
+        raise CondnetError(f'--batch-size is {args.batch_size}, expected a multiple of the {group.size} processes, '
+                           f'with at least {args.grad_accum_steps} images for each (--grad-accum-steps)')  # fmt: skip
     batches: InMemoryLoader | TimmLoader
     if images is None:
         batches = create_timm_loader(

@@ -210,7 +210,7 @@ def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[I
         raise CondnetError(f'{args.checkpoint} was trained on data {trained_on!r}, not on {name!r} of {source}')
     if images is not None and args.training.get('data_sha256') not in (None, images.sha256()):
         raise CondnetError(f'{args.checkpoint} was trained on other images than those of {source}: their SHA-256 '
-                         'differs, so it may have seen what is withheld here')  # fmt: skip
+                           'differs, so it may have seen what is withheld here')  # fmt: skip
     if int(validation.targets.max()) >= model.num_classes:
         raise CondnetError(f'{source} has more classes than the {model.num_classes} of {args.checkpoint}')
     return calibration, validation, name

@@ -66,8 +66,8 @@ def find_pretrained(name: str, cache_dir: str | Path | None = None) -> Path:
         raise CondnetError(f'no pretrained weights of {name} exist yet; {_how_to_train(name)}')
     folder = _fetch(f'{HUB_ORGANIZATION}/{name}', name, cache_dir)
     if file_sha256(folder / WEIGHTS_NAME) != _WEIGHTS_SHA256[name]:
-        raise CondnetError(f'{folder / WEIGHTS_NAME} is not the file that this version of condnet knows as {name}; if it '
-                         'is damaged, delete it and it is fetched again, else the Hub has another')  # fmt: skip
+        raise CondnetError(f'{folder / WEIGHTS_NAME} is not the file that this version of condnet knows as {name}; if '
+                           'it is damaged, delete it and it is fetched again, else the Hub has another')  # fmt: skip
     return folder
 
 
@@ -190,7 +190,7 @@ def build_supernet(
         tag = config or next(iter(tags))
         if tag not in tags:
             raise CondnetError(f'{variant} has no tag {tag!r}, expected one of {", ".join(tags)}; a folder of your own '
-                             'is loaded as local-dir:FOLDER')  # fmt: skip
+                               'is loaded as local-dir:FOLDER')  # fmt: skip
         tag_args = tags[tag]
         _check_split(f'{variant}.{tag}', tag_args, kwargs)
         kwargs = {**tag_args, **kwargs, 'pretrained_cfg': tag}
