@@ -58,7 +58,7 @@ def random_batch(size: int = 8, seed: int = 0):
 def tiny_cifar10():
     """Let the small data set below pass for CIFAR-10, of which there are tables."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('condnet.data.CIFAR10_IMAGES', 300)
+        patch.setattr('condnet.data.images.CIFAR10_IMAGES', 300)
         yield
 
 

@@ -514,7 +514,7 @@ class TestTimmLoader:
             def __iter__(self):
                 return iter(())
 
-        monkeypatch.setattr('condnet.data.create_dataset', lambda *_, **__: Stream())
+        monkeypatch.setattr('condnet.data.timm_data.create_dataset', lambda *_, **__: Stream())
         with pytest.raises(ValueError, match="data set 'wds/mine' is streamed"):
             create_timm_loader('wds/mine', tmp_path, 'train', input_size=(3, 8, 8), batch_size=8, mean=MEAN, std=STD)
 

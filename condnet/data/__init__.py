@@ -1,0 +1,57 @@
+"""Data: images in memory, the withheld ones, and batches to train on."""
+
+from condnet.data.images import (
+    CIFAR10_CLASSES,
+    CIFAR10_IMAGES,
+    GLYPH_CLASSES,
+    Images,
+    check_size,
+    dataset_name,
+    holds_images,
+    load_images,
+)
+from condnet.data.loader import (
+    AUGMENTATION,
+    GLYPH_AUGMENTATION,
+    Batch,
+    InMemoryLoader,
+    augment,
+    augmentation_of,
+    epoch_generator,
+    normalize,
+)
+from condnet.data.splits import (
+    calibration_indices,
+    subset_withheld,
+    withheld_indices,
+)
+from condnet.data.timm_data import (
+    TimmLoader,
+    create_timm_loader,
+    timm_images,
+)
+
+__all__ = [
+    'AUGMENTATION',
+    'Batch',
+    'CIFAR10_CLASSES',
+    'CIFAR10_IMAGES',
+    'GLYPH_AUGMENTATION',
+    'GLYPH_CLASSES',
+    'Images',
+    'InMemoryLoader',
+    'TimmLoader',
+    'augment',
+    'augmentation_of',
+    'calibration_indices',
+    'check_size',
+    'create_timm_loader',
+    'dataset_name',
+    'epoch_generator',
+    'holds_images',
+    'load_images',
+    'normalize',
+    'subset_withheld',
+    'timm_images',
+    'withheld_indices',
+]
