@@ -42,6 +42,8 @@ _logger = logging.getLogger('train')
 # Settings that are recorded with a model where they differ from these.
 USUAL = {
     'sampling': 'uniform',
+    'operation_weights': None,
+    'lr_by_size': 0.0,
     'share_momentum': False,
     'update_unsampled': False,
     'amp': False,

@@ -1,5 +1,6 @@
 """The training task: timm's classification task, plus the architecture of each step and the split."""
 
+import functools
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, cast
@@ -15,10 +16,24 @@ from condnet.errors import CondnetError
 from condnet.models.supernet import Supernet
 from condnet.spaces import Arch, SearchSpace
 
-SAMPLINGS = ('uniform', 'fair')
+SAMPLINGS = ('uniform', 'fair', 'distinct')
 
 
-def archs_of_step(space: SearchSpace, seed: int, step: int, sampling: str = 'uniform') -> list[Arch]:
+@functools.cache
+def _distinct(space: SearchSpace) -> list[Arch]:
+    from condnet.models.nb201 import _live_edges
+
+    found = {}
+    for arch in space:
+        live = _live_edges(arch)
+        if live:
+            found[tuple(o if i in live else 0 for i, o in enumerate(arch))] = None
+    return list(found)
+
+
+def archs_of_step(
+    space: SearchSpace, seed: int, step: int, sampling: str = 'uniform', weights: tuple[float, ...] | None = None
+) -> list[Arch]:
     """The architectures that a step trains before the weights are updated.
 
     They depend on nothing but the seed and the step: they are the same on every rank, and after a resume.
@@ -33,8 +48,14 @@ def archs_of_step(space: SearchSpace, seed: int, step: int, sampling: str = 'uni
     """
     mixed = int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
     generator = torch.Generator().manual_seed(mixed)
+    if weights:
+        picks = torch.multinomial(torch.tensor(weights), len(space.predecessors), True, generator=generator)
+        return [tuple(space.choices[i] for i in picks.tolist())]
     if sampling == 'uniform':
         return [space.sample(generator)]
+    if sampling == 'distinct':
+        archs = _distinct(space)
+        return [archs[int(torch.randint(len(archs), (), generator=generator))]]
     orders = [torch.randperm(len(space.choices), generator=generator).tolist() for _ in space.predecessors]
     return [tuple(space.choices[i] for i in at_once) for at_once in zip(*orders, strict=True)]
 
@@ -58,9 +79,11 @@ class SupernetTask(ClassificationTask):
         device: torch.device | None = None,
         sampling: str = 'uniform',
         shares_momentum: bool = False,
+        weights: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__(model, criterion=nn.CrossEntropyLoss(), device=device, verbose=False)
         self.seed, self.sampling, self.shares_momentum = seed, sampling, shares_momentum
+        self.weights = weights
         self.step = 0  # steps begun so far
         self.counts: Counter[Choice] = Counter()  # how many of them trained an operation in a context
         self.counts_since_split: Counter[Choice] = Counter()
@@ -77,7 +100,7 @@ class SupernetTask(ClassificationTask):
         if not isinstance(self.model, Supernet):
             yield
             return
-        for arch in archs_of_step(self.model.space, self.seed, step, self.sampling):
+        for arch in archs_of_step(self.model.space, self.seed, step, self.sampling, self.weights):
             self.model.set_active_subnet(arch)
             choices = choices_of(self.model.space, arch)
             self.counts.update(choices)

@@ -83,6 +83,8 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('method')
     group.add_argument('--sampling', choices=SAMPLINGS, default='uniform', help='one architecture per step, or (fair) '
                        'as many as there are operations, so that each is trained once before an update')  # fmt: skip
+    group.add_argument('--operation-weights', type=float, nargs='*', default=None)
+    group.add_argument('--lr-by-size', type=float, default=0.0)
     group.add_argument('--share-momentum', action='store_true', help="the authors' variant: the copies of a weight "
                        'have one momentum')  # fmt: skip
     group.add_argument('--update-unsampled', action='store_true', help="the authors' variant: weights that are not "
@@ -319,7 +321,7 @@ def create_training(
             raise CondnetError('--sync-bn needs several processes with a GPU each (torchrun, --device cuda)')
         model = convert_sync_batchnorm(model)
     model.to(device).to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
-    task = SupernetTask(model, args.seed, device, args.sampling, args.share_momentum)
+    task = SupernetTask(model, args.seed, device, args.sampling, args.share_momentum, tuple(args.operation_weights or ()) or None)
     optimizer = create_optimizer_v2(
         model,
         args.opt,
@@ -335,6 +337,8 @@ def create_training(
         compile_model(model)
     amp_dtype = getattr(torch, args.amp_dtype) if args.amp else None
     step = TrainingStep(task, optimizer, group, args.grad_accum_steps, amp_dtype, args.update_unsampled)
+    if args.lr_by_size:
+        step.lr_by_size = (args.lr_by_size, args.lr, args.epochs * (45000 // args.batch_size))
     return step, scheduler
 
 

@@ -1,5 +1,6 @@
 """Batches of images that are kept in memory, augmented on the device."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,8 +31,13 @@ def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
         raise CondnetError(f'images are {images.dtype}, expected torch.uint8')
     if not len(mean) == len(std) == images.shape[1]:
         raise CondnetError(f'got {len(mean)} means and {len(std)} deviations for {images.shape[1]} channels')
-    offset, scale = 255 * torch.tensor([mean, std], dtype=torch.float32, device=images.device).view(2, -1, 1, 1)
+    offset, scale = _offset_and_scale(tuple(mean), tuple(std), images.device)
     return images.float().sub_(offset).div_(scale)
+
+
+@functools.cache
+def _offset_and_scale(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    return 255 * torch.tensor([mean, std], dtype=torch.float32, device=device).view(2, -1, 1, 1)
 
 
 def epoch_generator(seed: int, epoch: int, rank: int = 0) -> torch.Generator:
