@@ -43,7 +43,6 @@ _logger = logging.getLogger('train')
 USUAL = {
     'sampling': 'uniform',
     'operation_weights': None,
-    'lr_by_size': 0.0,
     'share_momentum': False,
     'update_unsampled': False,
     'amp': False,

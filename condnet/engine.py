@@ -18,7 +18,7 @@ from condnet.models import Supernet
 from condnet.ranking import EvaluationData, accuracy_and_loss, evaluate_subnet
 from condnet.spaces import Arch
 from condnet.step import TrainingStep
-from condnet.task import SupernetTask, archs_of_step
+from condnet.task import SupernetTask
 
 _logger = logging.getLogger('train')
 
@@ -151,7 +151,7 @@ def _describe_step(task: SupernetTask, optimizer: torch.optim.Optimizer, progres
     where = f'step {step} (epoch {progress.epoch}, batch {progress.batch - 1 - back}'
     if isinstance(task.model, Supernet):
         space = task.model.space
-        where += f', architecture {" ".join(map(space.format, archs_of_step(space, task.seed, step, task.sampling)))}'
+        where += f', architecture {" ".join(map(space.format, task.archs_of(step)))}'
     return f'{where}, learning rate {optimizer.param_groups[0]["lr"]:g})'
 
 

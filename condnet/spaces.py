@@ -10,9 +10,10 @@ those of "Conditional super-network weights", section 3.3.
 
 import functools
 import itertools
+import math
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,10 +144,38 @@ class SearchSpace:
         """Cost of what every architecture has, and of each operation at each decision (the benchmark's network)."""
         raise NotImplementedError  # a space knows its networks
 
-    def sample(self, generator: torch.Generator | None = None) -> Arch:
-        """Draw an architecture uniformly."""
-        picks = torch.randint(len(self.choices), (len(self.predecessors),), generator=generator)
+    def sample(
+        self, generator: torch.Generator | None = None, operation_weights: Sequence[float] | None = None
+    ) -> Arch:
+        """Draw an architecture, every decision for itself.
+
+        Args:
+            generator: Where the random numbers come from.
+            operation_weights: How often each operation is drawn relative to the others, by official number, see
+                `check_operation_weights`; None draws uniformly.
+        """
+        if operation_weights is None:
+            picks = torch.randint(len(self.choices), (len(self.predecessors),), generator=generator)
+        else:
+            weights = torch.tensor([operation_weights[choice] for choice in self.choices])
+            picks = torch.multinomial(weights, len(self.predecessors), replacement=True, generator=generator)
         return tuple(self.choices[pick] for pick in picks.tolist())
+
+    def check_operation_weights(self, weights: Sequence[float]) -> None:
+        """Check weights to draw operations with.
+
+        Raises:
+            CondnetError: If there is not one finite weight per operation of the space, or one that this subset may pick
+                is not positive: it would never be trained.
+        """
+        if len(weights) != len(self.operations):
+            names = ', '.join(self.operations)
+            raise CondnetError(f'{len(weights)} operation weights, {self.name} has {len(self.operations)}: {names}')
+        for choice in self.choices:
+            if not (math.isfinite(weights[choice]) and weights[choice] > 0):
+                raise CondnetError(
+                    f'the weight of {self.operations[choice]} is {weights[choice]}, expected more than 0'
+                )
 
     def sample_distinct(self, num: int, seed: int = 0) -> list[Arch]:
         """Draw `num` different architectures uniformly, from a seed, in order of their index.

@@ -1,7 +1,6 @@
 """One training step: what is computed between a batch and the updated weights, and in which precision."""
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -56,7 +55,6 @@ class TrainingStep:
     ) -> None:
         self.task, self.optimizer, self.group = task, optimizer, group or Group()
         self.num_parts, self.amp_dtype, self.updates_unsampled = num_parts, amp_dtype, updates_unsampled
-        self.lr_by_size: Any = None
         self.scaler = torch.amp.GradScaler(task.device.type, enabled=amp_dtype == torch.float16)
 
     def __call__(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -76,14 +74,6 @@ class TrainingStep:
         parts = list(zip(input.tensor_split(self.num_parts), target.tensor_split(self.num_parts), strict=True))
         losses = []
         for _ in self.task.next_subnets():
-            if self.lr_by_size:
-                gamma, lr, steps = self.lr_by_size
-                space = self.task.model.space
-                log = [math.log(space.cost(arch).params) for arch in (self.task.model.active_subnet, 0, 9765)]
-                size = (log[0] - log[1]) / (math.log(73306 + 6 * 243040) - log[1])
-                scaled = lr * (1 - (self.task.step - 1) / steps) ** (gamma ** (1 - 2 * size))
-                for group in self.optimizer.param_groups:
-                    group['lr'] = scaled
             for images, labels in parts:
                 with self._autocast():
                     loss = self.task(images, labels)['loss'] * (len(images) / len(input))

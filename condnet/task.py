@@ -1,8 +1,7 @@
 """The training task: timm's classification task, plus the architecture of each step and the split."""
 
-import functools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -16,23 +15,15 @@ from condnet.errors import CondnetError
 from condnet.models.supernet import Supernet
 from condnet.spaces import Arch, SearchSpace
 
-SAMPLINGS = ('uniform', 'fair', 'distinct')
-
-
-@functools.cache
-def _distinct(space: SearchSpace) -> list[Arch]:
-    from condnet.models.nb201 import _live_edges
-
-    found = {}
-    for arch in space:
-        live = _live_edges(arch)
-        if live:
-            found[tuple(o if i in live else 0 for i, o in enumerate(arch))] = None
-    return list(found)
+SAMPLINGS = ('uniform', 'fair')
 
 
 def archs_of_step(
-    space: SearchSpace, seed: int, step: int, sampling: str = 'uniform', weights: tuple[float, ...] | None = None
+    space: SearchSpace,
+    seed: int,
+    step: int,
+    sampling: str = 'uniform',
+    operation_weights: Sequence[float] | None = None,
 ) -> list[Arch]:
     """The architectures that a step trains before the weights are updated.
 
@@ -45,17 +36,12 @@ def archs_of_step(
         sampling: `uniform`: one architecture, drawn uniformly (SPOS). `fair`: as many as there are operations, so that
             each decision takes every operation exactly once, in random order (strict fairness; FairNAS, Chu et al.,
             2021).
+        operation_weights: With `uniform`: draw operations in these proportions instead, see `SearchSpace.sample`.
     """
     mixed = int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
     generator = torch.Generator().manual_seed(mixed)
-    if weights:
-        picks = torch.multinomial(torch.tensor(weights), len(space.predecessors), True, generator=generator)
-        return [tuple(space.choices[i] for i in picks.tolist())]
     if sampling == 'uniform':
-        return [space.sample(generator)]
-    if sampling == 'distinct':
-        archs = _distinct(space)
-        return [archs[int(torch.randint(len(archs), (), generator=generator))]]
+        return [space.sample(generator, operation_weights)]
     orders = [torch.randperm(len(space.choices), generator=generator).tolist() for _ in space.predecessors]
     return [tuple(space.choices[i] for i in at_once) for at_once in zip(*orders, strict=True)]
 
@@ -70,6 +56,10 @@ class SupernetTask(ClassificationTask):
         sampling: How they are drawn, see `archs_of_step`.
         shares_momentum: Whether the copies that the split makes of a weight go on with one momentum for all of them, as
             in the authors' code; or else each has its own.
+        operation_weights: How often operations are drawn relative to each other, see `archs_of_step`.
+
+    Raises:
+        CondnetError: If the weights are not those of the model's operations, or go with another sampling.
     """
 
     def __init__(
@@ -79,11 +69,15 @@ class SupernetTask(ClassificationTask):
         device: torch.device | None = None,
         sampling: str = 'uniform',
         shares_momentum: bool = False,
-        weights: tuple[float, ...] | None = None,
+        operation_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__(model, criterion=nn.CrossEntropyLoss(), device=device, verbose=False)
         self.seed, self.sampling, self.shares_momentum = seed, sampling, shares_momentum
-        self.weights = weights
+        self.operation_weights = operation_weights
+        if operation_weights is not None:
+            if sampling != 'uniform' or not isinstance(model, Supernet):
+                raise CondnetError('operation weights need a super-network and uniform sampling')
+            model.space.check_operation_weights(operation_weights)
         self.step = 0  # steps begun so far
         self.counts: Counter[Choice] = Counter()  # how many of them trained an operation in a context
         self.counts_since_split: Counter[Choice] = Counter()
@@ -93,6 +87,10 @@ class SupernetTask(ClassificationTask):
         """The super-network or stand-alone network (timm's models have no common type)."""
         return self.trainable_module
 
+    def archs_of(self, step: int) -> list[Arch]:
+        """The architectures that a step of this training trains."""
+        return archs_of_step(self.model.space, self.seed, step, self.sampling, self.operation_weights)
+
     def next_subnets(self) -> Iterator[None]:
         """Begin a step: activate one after the other what it trains. `forward` then gives the active one's loss."""
         step = self.step
@@ -100,7 +98,7 @@ class SupernetTask(ClassificationTask):
         if not isinstance(self.model, Supernet):
             yield
             return
-        for arch in archs_of_step(self.model.space, self.seed, step, self.sampling, self.weights):
+        for arch in self.archs_of(step):
             self.model.set_active_subnet(arch)
             choices = choices_of(self.model.space, arch)
             self.counts.update(choices)

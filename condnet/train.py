@@ -83,8 +83,8 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('method')
     group.add_argument('--sampling', choices=SAMPLINGS, default='uniform', help='one architecture per step, or (fair) '
                        'as many as there are operations, so that each is trained once before an update')  # fmt: skip
-    group.add_argument('--operation-weights', type=float, nargs='*', default=None)
-    group.add_argument('--lr-by-size', type=float, default=0.0)
+    group.add_argument('--operation-weights', type=float, nargs='+', help='draw operations in these proportions, by '
+                       'their official numbers, instead of equally often')  # fmt: skip
     group.add_argument('--share-momentum', action='store_true', help="the authors' variant: the copies of a weight "
                        'have one momentum')  # fmt: skip
     group.add_argument('--update-unsampled', action='store_true', help="the authors' variant: weights that are not "
@@ -156,7 +156,7 @@ def read_recipe(name: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
             raise CondnetError(f'recipe {name}: unknown setting {key!r}')
         expected = _setting_type(actions[key])
         values = value if actions[key].nargs and isinstance(value, list) else [value]
-        is_list = isinstance(value, list) == (actions[key].nargs in ('*', 3) and expected is not dict)
+        is_list = isinstance(value, list) == (actions[key].nargs in ('*', '+', 3) and expected is not dict)
         if not is_list or not all(type(v) is expected or (expected is float and type(v) is int) for v in values):
             raise CondnetError(f'recipe {name}: {key} is {value!r}, which the flag does not take')
         if (choices := actions[key].choices) and value not in choices:
@@ -321,7 +321,7 @@ def create_training(
             raise CondnetError('--sync-bn needs several processes with a GPU each (torchrun, --device cuda)')
         model = convert_sync_batchnorm(model)
     model.to(device).to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
-    task = SupernetTask(model, args.seed, device, args.sampling, args.share_momentum, tuple(args.operation_weights or ()) or None)
+    task = SupernetTask(model, args.seed, device, args.sampling, args.share_momentum, args.operation_weights)
     optimizer = create_optimizer_v2(
         model,
         args.opt,
@@ -337,8 +337,6 @@ def create_training(
         compile_model(model)
     amp_dtype = getattr(torch, args.amp_dtype) if args.amp else None
     step = TrainingStep(task, optimizer, group, args.grad_accum_steps, amp_dtype, args.update_unsampled)
-    if args.lr_by_size:
-        step.lr_by_size = (args.lr_by_size, args.lr, args.epochs * (45000 // args.batch_size))
     return step, scheduler
 
 
@@ -348,7 +346,7 @@ _DEFAULT_EVAL_IMAGES = 1000  # withheld images for the check after an epoch
 _SAME = ('model', 'model_kwargs', 'num_classes', 'input_size', 'data_name', 'data_sha256', 'epochs',
           'batch_size', 'seed', 'opt', 'lr', 'min_lr', 'sched', 'momentum',
          'weight_decay', 'model_ema', 'model_ema_decay', 'channels_last', 'amp', 'amp_dtype', 'sampling',
-         'share_momentum', 'update_unsampled')  # fmt: skip
+         'operation_weights', 'share_momentum', 'update_unsampled')  # fmt: skip
 
 
 def resume(step: TrainingStep, checkpoint: dict[str, Any], args: argparse.Namespace) -> Progress:

@@ -1,5 +1,6 @@
 """One training step: sampling, gradient accumulation, precision, and the authors' variants of the method."""
 
+import re
 from collections import Counter
 from functools import partialmethod
 
@@ -10,9 +11,10 @@ from torch import nn
 
 from condnet.checkpoint import LAST, read_training_checkpoint
 from condnet.counts import choices_of
+from condnet.errors import CondnetError
 from condnet.spaces import get_space
 from condnet.step import TrainingStep, compile_model
-from condnet.task import archs_of_step
+from condnet.task import SupernetTask, archs_of_step
 from condnet.train import create_training, main, resume
 
 
@@ -29,6 +31,39 @@ def test_fair_sampling_takes_every_operation_once(space):
     expected = 2000 / len(space.choices) ** 2
     assert len(pairs) == len(space.choices) ** 2
     assert sum((n - expected) ** 2 / expected for n in pairs.values()) < 3 * len(pairs)
+
+
+def test_operation_weights_are_the_proportions_of_what_is_sampled():
+    space, weights = get_space('nb201', 'no_zero'), (9.0, 1, 1.5, 2.5, 1)  # the first is of an operation not in it
+    drawn = [archs_of_step(space, 3, step, operation_weights=weights)[0] for step in range(3000)]
+    for decision in range(6):
+        counts = Counter(arch[decision] for arch in drawn)
+        assert set(counts) == {1, 2, 3, 4}
+        expected = {o: 3000 * weights[o] / 6 for o in counts}
+        assert sum((counts[o] - expected[o]) ** 2 / expected[o] for o in counts) < 20  # chi-squared, 3 degrees
+    assert archs_of_step(space, 3, 17, operation_weights=weights) == [drawn[17]]  # of seed and step alone
+    # As the pretrained `cond1_cifar10` was trained: another order of random numbers would train another one.
+    full = get_space('nb201')
+    first = [
+        full.index(archs_of_step(full, 0, step, operation_weights=(0.5, 1, 1.5, 2.5, 0.5))[0]) for step in range(4)
+    ]
+    assert first == [179, 14149, 63, 4181]
+
+
+@pytest.mark.parametrize(
+    'weights, sampling, why',
+    [
+        ([1, 1, 1], 'uniform', '3 operation weights, nb201 has 5'),
+        ([1, 0, 1, 1, 1], 'uniform', 'the weight of skip_connect is 0, expected more than 0'),
+        ([1, 1, float('nan'), 1, 1], 'uniform', 'the weight of nor_conv_1x1 is nan'),
+        ([1, 1, 1, 1, float('inf')], 'uniform', 'the weight of avg_pool_3x3 is inf'),
+        ([1, 1, 1, 1, 1], 'fair', 'uniform sampling'),
+    ],
+)
+def test_wrong_operation_weights_are_refused(weights, sampling, why):
+    task, _ = make_training('nb201_cond_supernet', **SMALL['nb201_cond_supernet'] | {'space': 'full'})
+    with pytest.raises(CondnetError, match=re.escape(why)):
+        SupernetTask(task.model, sampling=sampling, operation_weights=weights)
 
 
 def test_fair_step_updates_with_the_sum_of_all_gradients():

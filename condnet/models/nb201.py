@@ -173,7 +173,6 @@ class _NB201(nn.Module):
         global_pool: str,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
-        cell_norm: int = 0,
     ) -> None:
         super().__init__()
         if cells_per_stage < 1 or len(channels) != 3:
@@ -190,8 +189,6 @@ class _NB201(nn.Module):
         stages, self.feature_info = [], []
         for i, chs in enumerate(channels):
             cells = [Cell(chs, make_edge, dd) for _ in range(cells_per_stage)]
-            if cell_norm:
-                cells = [m for cell in cells for m in (cell, nn.BatchNorm2d(chs, affine=cell_norm > 1, **dd))]
             stages.append(nn.Sequential(*([ReductionBlock(channels[i - 1], chs, dd)] if i else []), *cells))
             self.feature_info.append({'num_chs': chs, 'reduction': 2**i, 'module': f'stages.{i}'})
         self.stages = nn.Sequential(*stages)
@@ -278,7 +275,6 @@ class NB201Supernet(Supernet, _NB201):
         channels: tuple[int, int, int] = (16, 32, 64),
         global_pool: str = 'avg',
         active_subnet: 'str | int | Arch | None' = None,
-        cell_norm: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -287,7 +283,7 @@ class NB201Supernet(Supernet, _NB201):
         def make_edge(decision: int, chs: int, dd: dict[str, Any]) -> nn.Module:
             return ChoiceBlock(search_space, decision, lambda o: _make_operation(o, chs, False, linear_skip, dd))
 
-        super().__init__(make_edge, num_classes, in_chans, cells_per_stage, channels, global_pool, device, dtype, cell_norm)
+        super().__init__(make_edge, num_classes, in_chans, cells_per_stage, channels, global_pool, device, dtype)
         self.space = search_space
         self.cells_per_stage, self.channels, self.linear_skip = cells_per_stage, channels, linear_skip
         self._start(split, active_subnet)
