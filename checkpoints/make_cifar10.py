@@ -58,7 +58,7 @@ def rank(checkpoint: Path, folder: Path, results: Path, num_archs: str, flags: l
     # the results are its own; a few are computed again to see that.
     predictions = read_predictions(results)[:_NUM_CHECKED]
     again = checkpoint.with_name('again.csv')
-    archs = [str(prediction.index) for prediction in predictions]
+    archs = [f'index:{prediction.index}' for prediction in predictions]
     call('validate.py', '--checkpoint', folder, '--results-file', again, *flags, '--archs', *archs)
     if read_predictions(again) != predictions:
         raise SystemExit(f'{folder} ranks otherwise than {half}: {again} differs from {results}')

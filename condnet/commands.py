@@ -90,6 +90,8 @@ def open_images(args: argparse.Namespace) -> Images | None:
 class ModelKwargs(ParseKwargs):
     """timm's `key=value` arguments of a model. An architecture stays text, even where it looks like a number."""
 
+    _ARCHITECTURES = ('arch=', 'active_subnet=')
+
     def __call__(
         self,
         parser: argparse.ArgumentParser,
@@ -103,4 +105,4 @@ class ModelKwargs(ParseKwargs):
                 raise argparse.ArgumentError(self, f'expected key=value, got {text!r}')
         super().__call__(parser, namespace, texts, option_string)
         kwargs = getattr(namespace, self.dest)
-        kwargs.update(text.split('=', 1) for text in texts if text.startswith('arch='))
+        kwargs.update(text.split('=', 1) for text in texts if text.startswith(self._ARCHITECTURES))

@@ -2,7 +2,7 @@
 
 An architecture is a tuple with one entry per decision, the official number of the operation chosen there. The same
 tuple means the same architecture in every subset of a space. Everywhere in the package it may also be given as the
-official string or the official index.
+official string or the official index; `SearchSpace.parse` has the rules.
 
 Sources: NAS-Bench-201 (Dong and Yang, 2020) and NAS-Bench-Macro (Su et al., 2021); the predecessors of a decision are
 those of "Conditional super-network weights", section 3.3.
@@ -14,6 +14,8 @@ import math
 import random
 import re
 from collections.abc import Iterator, Sequence
+import operator
+import reprlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,14 @@ import torch
 from condnet.errors import CondnetError
 
 Arch = tuple[int, ...]
+
+ARCH_HELP = (  # of flags that take architectures
+    'An architecture is its official string (nb201: |op~0|+|op~0|op~1|+|op~0|op~1|op~2|, macro: eight digits), index:N '
+    '(nb201: or N alone), or a tuple of operation numbers, such as "(3, 3, 1, 3, 3, 3)". nb201: 0 none, '
+    '1 skip_connect, 2 nor_conv_1x1, 3 nor_conv_3x3, 4 avg_pool_3x3 on the edges 0->1, 0->2, 1->2, 0->3, 1->3, 2->3; '
+    'macro: 0 identity, 1 mbconv3x3_e3, 2 mbconv5x5_e6, layer by layer. NASLib numbers operations and edges otherwise: '
+    'give its architectures as strings'
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class SearchSpace:
 
     def __contains__(self, arch: object) -> bool:
         try:
-            self.parse(arch)  # type: ignore[arg-type]  # whatever is not an architecture raises
+            self.parse(arch)
         except ValueError:
             return False
         return True
@@ -72,22 +82,37 @@ class SearchSpace:
     def __str__(self) -> str:
         return f'{self.name}/{self.subset}'
 
-    def parse(self, arch: 'str | int | Arch | list[int]') -> Arch:
-        """Read an architecture given as tuple, official string or official index.
+    def parse(self, arch: Any) -> Arch:
+        """Read an architecture given as sequence of operation numbers, as official string, or as official index.
 
-        Text may also hold an index or a tuple, as it comes from a command line.
+        - A tuple, list, or one-dimensional array or tensor of integers: the number of the operation at each decision,
+          in the order of `operations` and of the official string.
+        - An integer, or an array or tensor of no dimension that holds one: the official index.
+        - Text, as from a command line: the official string; `index:` and the official index; a tuple in parentheses,
+          such as `(3, 3, 1, 3, 3, 3)`. Digits alone are an official index where they can be nothing else (nb201:
+          `6111`), but never where strings are digits themselves (macro: `1210` is refused, as it may be `00001210` or
+          `index:1210`).
+
+        Numbers in text are decimal digits 0 to 9 without sign, separators or leading zeros; spaces around the text do
+        not matter. Booleans and floating-point numbers are no operations and no indices.
+
+        Other libraries number operations and edges in another order (NASLib's `op_indices`, for example, of nb201). A
+        sequence does not show that: give their architectures as official strings.
 
         Raises:
             CondnetError: If it is not an architecture, or one outside of this subset.
         """
         if isinstance(arch, str):
             parsed = self._from_text(arch.strip())
-        elif isinstance(arch, (tuple, list)):
-            parsed = self._from_sequence(arch)
-        elif hasattr(arch, '__index__') and not isinstance(arch, bool):
-            parsed = self._from_index(arch.__index__())
         else:
-            raise CondnetError(f'not an architecture of {self}: {arch!r}; expected a tuple, a string or an index')
+            plain = _plain(arch)
+            if isinstance(plain, (tuple, list)):
+                parsed = self._from_sequence(plain)
+            elif (index := _integer(plain)) is not None:
+                parsed = self._from_index(index)
+            else:
+                expected = 'expected a tuple, a string or an index'
+                raise CondnetError(f'not an architecture of {self}: {_show(arch)}; {expected}')
         for operation in parsed:
             if operation not in self.choices:
                 known = ', '.join(self.operations[choice] for choice in self.choices)
@@ -98,33 +123,43 @@ class SearchSpace:
         return parsed
 
     def _from_text(self, text: str) -> Arch:
-        if re.fullmatch(r'0|[1-9]\d{0,4}', text):
+        if match := re.fullmatch(rf'index:({_NUMBER})', text):
+            return self._from_index(int(match[1]))
+        if re.fullmatch(rf'\({_NUMBER}(, *{_NUMBER})*\)', text):
+            return self._from_sequence([int(number) for number in re.findall(_NUMBER, text)])
+        if re.fullmatch(_NUMBER, text) and not self._digits_are_strings():
             return self._from_index(int(text))
-        if re.fullmatch(r'\(\d+(, *\d+)*\)', text):
-            return self._from_sequence([int(number) for number in re.findall(r'\d+', text)])
         return self._from_string(text)
 
-    def _from_sequence(self, arch: 'Arch | list[int]') -> Arch:
+    def _digits_are_strings(self) -> bool:
+        """Whether official strings are digits, so that digits without `index:` are no index."""
+        return False
+
+    def _from_sequence(self, arch: 'Arch | list[Any]') -> Arch:
         if len(arch) != len(self.predecessors):
-            raise CondnetError(f'{self} has {len(self.predecessors)} decisions, got {len(arch)}: {arch!r}')
-        for operation in arch:
-            valid = hasattr(operation, '__index__') and not isinstance(operation, bool)
-            if not valid or not 0 <= operation < len(self.operations):
-                raise CondnetError(f'operation {operation!r} in {arch!r}: expected 0..{len(self.operations) - 1}')
-        return tuple(int(operation) for operation in arch)
+            raise CondnetError(f'{self} has {len(self.predecessors)} decisions, got {len(arch)}: {_show(arch)}')
+        operations = []
+        for given in arch:
+            operation = _integer(_plain(given))
+            if operation is None or not 0 <= operation < len(self.operations):
+                raise CondnetError(
+                    f'operation {_show(given)} in {_show(arch)}: expected an integer, 0..{len(self.operations) - 1}'
+                )
+            operations.append(operation)
+        return tuple(operations)
 
     def _from_index(self, index: int) -> Arch:
         size = len(self.operations) ** len(self.predecessors)
         if not 0 <= index < size:
-            raise CondnetError(f'{self.name} has architectures 0..{size - 1}, got {index}')
+            raise CondnetError(f'{self.name} has architectures 0..{size - 1}, got {_show(index)}')
         digits = []
         for _ in self.predecessors:
             index, digit = divmod(index, len(self.operations))
             digits.append(digit)
         return tuple(reversed(digits))
 
-    def index(self, arch: 'str | int | Arch') -> int:
-        """Official index of an architecture; it counts the whole space, in subsets as well."""
+    def index(self, arch: Any) -> int:
+        """Official index of an architecture (given as to `parse`); it counts the whole space, in subsets as well."""
         number = 0
         for operation in self.parse(arch):
             number = number * len(self.operations) + operation
@@ -136,8 +171,8 @@ class SearchSpace:
     def _to_string(self, arch: Arch) -> str:
         raise NotImplementedError  # a space knows how its strings look
 
-    def format(self, arch: 'str | int | Arch') -> str:
-        """Official string of an architecture."""
+    def format(self, arch: Any) -> str:
+        """Official string of an architecture (given as to `parse`)."""
         return self._to_string(self.parse(arch))
 
     def cost_table(self, dataset: str) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
@@ -200,11 +235,11 @@ class SearchSpace:
             digits.append(self.choices[digit])
         return tuple(reversed(digits))
 
-    def cost(self, arch: 'str | int | Arch', dataset: str = 'cifar10') -> Cost:
+    def cost(self, arch: Any, dataset: str = 'cifar10') -> Cost:
         """Parameters and FLOPs of the benchmark's own network of an architecture (additive look-ups).
 
         Args:
-            arch: The architecture.
+            arch: The architecture, given as to `parse`.
             dataset: The data set that the benchmark was made on.
 
         Raises:
@@ -225,6 +260,33 @@ class SearchSpace:
         return number
 
 
+_NUMBER = '(?:0|[1-9][0-9]{0,8})'  # `\\d` would take the digits of all scripts
+_SHORT = reprlib.Repr()
+_SHORT.maxtuple = _SHORT.maxlist = 12  # enough for an architecture
+_SHORT.maxstring = _SHORT.maxother = 120
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and tensors as Python's own lists and numbers; anything else as it is."""
+    return value.tolist() if hasattr(value, 'tolist') else value
+
+
+def _integer(value: Any) -> int | None:
+    """An integer of whatever type; None for what is none, booleans included."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def _show(value: Any) -> str:
+    """One line of it, for an error message."""
+    plain = _plain(value)
+    if isinstance(plain, int) and plain.bit_length() > 64:  # Python refuses to print thousands of digits
+        return f'an integer of {plain.bit_length()} bits'
+    return ' '.join(_SHORT.repr(plain).split())
+
+
 def conv_cost(in_chs: int, out_chs: int, kernel: int, size: int, groups: int = 1, affine: bool = True) -> Cost:
     """Cost of a convolution without bias, with its BatchNorm, whose output is `size` x `size` pixels."""
     weights = kernel * kernel * (in_chs // groups) * out_chs
@@ -233,13 +295,17 @@ def conv_cost(in_chs: int, out_chs: int, kernel: int, size: int, groups: int = 1
 
 @dataclass(frozen=True)
 class NB201Space(SearchSpace):
-    """NAS-Bench-201: six edges of a cell, in the order 0->1, 0->2, 1->2, 0->3, 1->3, 2->3."""
+    """NAS-Bench-201: six edges of a cell, in the order 0->1, 0->2, 1->2, 0->3, 1->3, 2->3.
+
+    NASLib's tuples look alike and mean other architectures: its operations are 0 skip_connect, 1 none, 2 nor_conv_3x3,
+    3 nor_conv_1x1, 4 avg_pool_3x3, its edges 0->1, 0->2, 0->3, 1->2, 1->3, 2->3.
+    """
 
     def _from_string(self, text: str) -> Arch:
         matches = re.fullmatch(r'\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|', text)
         if matches is None:
-            expected = '|op~0|+|op~0|op~1|+|op~0|op~1|op~2|'
-            raise CondnetError(f'not an architecture string of nb201: {text!r}; expected {expected}')
+            expected = '|op~0|+|op~0|op~1|+|op~0|op~1|op~2|, an index or a tuple'
+            raise CondnetError(f'not an architecture string of nb201: {_show(text)}; expected {expected}')
         for name in matches.groups():
             if name not in self.operations:
                 known = ', '.join(self.operations)
@@ -253,10 +319,10 @@ class NB201Space(SearchSpace):
     def _from_index(self, index: int) -> Arch:
         order = _nats_bench_order()
         if not 0 <= index < len(order):
-            raise CondnetError(f'nb201 has architectures 0..{len(order) - 1}, got {index}')
+            raise CondnetError(f'nb201 has architectures 0..{len(order) - 1}, got {_show(index)}')
         return super()._from_index(order[index])
 
-    def index(self, arch: 'str | int | Arch') -> int:
+    def index(self, arch: Any) -> int:
         return _nats_bench_index()[super().index(arch)]
 
     def cost_table(self, dataset: str) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
@@ -316,9 +382,15 @@ def _nats_bench_index() -> dict[int, int]:
 class MacroSpace(SearchSpace):
     """NAS-Bench-Macro: eight layers in sequence. The index is the value of the eight digits in base three."""
 
+    def _digits_are_strings(self) -> bool:
+        return True
+
     def _from_string(self, text: str) -> Arch:
         if not re.fullmatch(r'[012]{8}', text):
-            raise CondnetError(f'not an architecture string of macro: {text!r}; expected eight digits 0, 1 or 2')
+            expected = 'expected eight digits 0, 1 or 2, or a tuple'
+            if re.fullmatch(_NUMBER, text):
+                expected += f'; an index is written index:{text}'
+            raise CondnetError(f'not an architecture string of macro: {_show(text)}; {expected}')
         return tuple(int(digit) for digit in text)
 
     def _to_string(self, arch: Arch) -> str:

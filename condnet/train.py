@@ -71,7 +71,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--output', default='output/train', help='directory of checkpoints and summary.csv')
     group = parser.add_argument_group('model')
     group.add_argument('--model', default='nb201_cond_supernet', help='name of a timm model')
-    group.add_argument('--model-kwargs', nargs='*', default={}, action=ModelKwargs, help='space=no_zero, arch=..., ...')
+    group.add_argument('--model-kwargs', nargs='*', default={}, action=ModelKwargs, help='space=no_zero, arch=... '
+                       '(as --archs of condnet-validate), ...')  # fmt: skip
     group.add_argument('--channels-last', action=argparse.BooleanOptionalAction, default=True, help='memory layout')
     group.add_argument('--device', default='cpu', help='device to train on; cuda: under torchrun a GPU per process')
     group.add_argument('--amp', action='store_true', help='mixed precision')
@@ -161,6 +162,10 @@ def read_recipe(name: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
             raise CondnetError(f'recipe {name}: {key} is {value!r}, which the flag does not take')
         if (choices := actions[key].choices) and value not in choices:
             raise CondnetError(f'recipe {name}: {key} is {value!r}, expected one of {", ".join(choices)}')
+    for key in ('arch', 'active_subnet'):
+        if type(value := recipe.get('model_kwargs', {}).get(key)) is int:
+            raise CondnetError(f'recipe {name}: {key} is the number {value}, which YAML made of what stands there; put '
+                               'the architecture in quotes')  # fmt: skip
     return recipe
 
 

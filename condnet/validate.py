@@ -32,7 +32,7 @@ from condnet.ranking import (
 )
 from condnet.results import Journal, plot_predictions, summarize_predictions, write_predictions
 from condnet.sharing import Team, join_team
-from condnet.spaces import Arch, SearchSpace
+from condnet.spaces import ARCH_HELP, Arch, SearchSpace
 
 _logger = logging.getLogger('validate')
 DEFAULT_NUM_ARCHS = 200
@@ -49,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('architectures')
     group.add_argument('--num-archs', help="how many random ones of the benchmark's, or 'all' (default: "
                        f'{DEFAULT_NUM_ARCHS}, or all of fewer)')  # fmt: skip
-    group.add_argument('--archs', nargs='*', help='these instead: strings, indices or tuples')
+    group.add_argument('--archs', nargs='*', help=f'these instead. {ARCH_HELP}')
     group.add_argument('--seed', type=int, default=0, help='seed of the random ones')
     add_evaluation_flags(parser)
     return parser

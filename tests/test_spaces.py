@@ -3,10 +3,11 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from condnet import get_space
+from condnet import CondnetError, get_space
 
 BEST = '|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|'
 
@@ -30,8 +31,83 @@ def test_tuple_string_and_index_name_the_same_architecture(name, subset):
         index = space.index(arch)
         indices.add(index)
         assert space.parse(index) == space.parse(space.format(arch)) == space.parse(list(arch)) == arch
-        assert space.parse(str(index)) == space.parse(str(arch)) == arch
+        assert space.parse(f'index:{index}') == space.parse(str(arch)) == arch
     assert len(indices) == len(space)
+
+
+A_TUPLE = (1, 2, 1, 0, 1, 2, 0, 1)
+READ = {  # what is given, and what it is
+    'nb201': [
+        ('0', (4, 2, 1, 2, 1, 1)),
+        (' 6111\n', (3, 3, 3, 1, 3, 2)),
+        ('index:6111', (3, 3, 3, 1, 3, 2)),
+        ('(3,1, 0, 4,2,3)', (3, 1, 0, 4, 2, 3)),
+        (np.int16(6111), (3, 3, 3, 1, 3, 2)),
+        (np.array(6111), (3, 3, 3, 1, 3, 2)),
+        (torch.tensor(6111), (3, 3, 3, 1, 3, 2)),
+        (np.array([3, 1, 0, 4, 2, 3], dtype=np.uint8), (3, 1, 0, 4, 2, 3)),
+        ([torch.tensor(3), np.int8(1), 0, 4, 2, 3], (3, 1, 0, 4, 2, 3)),
+    ],
+    'macro': [
+        ('12101201', A_TUPLE),
+        ('00001210', (0, 0, 0, 0, 1, 2, 1, 0)),
+        ('index:1210', (0, 1, 1, 2, 2, 2, 1, 1)),
+        ('index:0', (0,) * 8),
+        (1210, (0, 1, 1, 2, 2, 2, 1, 1)),
+        ('(1, 2, 1, 0, 1, 2, 0, 1)', A_TUPLE),
+        (torch.tensor(A_TUPLE), A_TUPLE),
+        (np.array(A_TUPLE), A_TUPLE),
+    ],
+}
+
+
+@pytest.mark.parametrize('name, given, arch', [(name, *case) for name, cases in READ.items() for case in cases])
+def test_every_notation_is_read_right(name, given, arch):
+    space = get_space(name)
+    assert space.parse(given) == arch and all(type(operation) is int for operation in space.parse(given))
+    assert space.index(given) == space.index(arch) and space.cost(given) == space.cost(arch) and given in space
+
+
+NUMBERS = ('²', '٦١١١', '6٦١١', '1e3', '0x10', '+5', '-0', '-1', '1_000', '06111', '6111.0', '1 2', '', '9' * 5000)
+NO_SEQUENCES = [
+    np.array([6111]),
+    torch.tensor([6111]),
+    np.array([[3, 3, 3, 3, 3, 3]]),
+    np.full(6, 3.0),
+    torch.full((6,), 3.0),
+    np.full(6, True),
+    torch.full((6,), True),
+    (True,) * 6,
+    np.True_,
+    torch.tensor(True),
+    np.array(3.0),
+    torch.tensor(3.0),
+    range(6),
+    {0, 1, 2, 3, 4, 5},
+    b'6111',
+    None,
+    [[3]] * 6,
+    10**5000,
+    np.zeros(100_000, int),
+]
+
+
+@pytest.mark.parametrize('name', ['nb201', 'macro'])
+@pytest.mark.parametrize(
+    'given',
+    [*NUMBERS, *(f'index:{number}' for number in NUMBERS), '(٣,3,3,3,3,3)', '(03,3,3,3,3,3)', '²' * 8, *NO_SEQUENCES],
+    ids=lambda given: repr(given)[:20] if isinstance(given, str) else type(given).__name__,
+)
+def test_what_only_looks_like_an_architecture_is_refused_in_one_line(name, given):
+    with pytest.raises(CondnetError) as info:
+        get_space(name).parse(given)
+    assert '\n' not in str(info.value) and len(str(info.value)) < 400
+
+
+@pytest.mark.parametrize('text', ['1210', '0', '6560', '100000000'])
+def test_digits_of_macro_are_no_index_unless_they_say_so(text):
+    with pytest.raises(CondnetError, match=f'eight digits.*index:{text}$'):
+        get_space('macro').parse(text)
 
 
 def test_subsets_keep_the_official_index():

@@ -126,6 +126,17 @@ def test_flags_override_the_recipe(tmp_path):
 def test_architecture_on_the_command_line_stays_text():
     for arch in ('22222222', '(3,3,3,3,3,3)', '6111'):
         assert parse_args(['--data-dir', 'x', '--model-kwargs', f'arch={arch}']).model_kwargs == {'arch': arch}
+    given = ['--data-dir', 'x', '--model-kwargs', 'active_subnet=12101201', 'split=1']
+    assert parse_args(given).model_kwargs == {'active_subnet': '12101201', 'split': 1}
+
+
+def test_architecture_in_a_recipe_is_not_what_yaml_makes_of_its_digits(tmp_path):
+    recipe = tmp_path / 'recipe.yaml'
+    recipe.write_text('model: macro_net\nmodel_kwargs: {arch: 00000012}\n')  # in YAML this is 10
+    with pytest.raises(ValueError, match='arch is the number 10, .* in quotes'):
+        parse_args(['-c', str(recipe), '--data-dir', 'x'])
+    recipe.write_text("model: macro_net\nmodel_kwargs: {arch: '00000012'}\n")
+    assert parse_args(['-c', str(recipe), '--data-dir', 'x']).model_kwargs == {'arch': '00000012'}
 
 
 @pytest.mark.parametrize('name', sorted(path.stem for path in Path(recipes.__file__).parent.glob('*.yaml')))
