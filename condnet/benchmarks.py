@@ -3,23 +3,20 @@
 `load_benchmark` reads the published tables, and trusts nothing in them. NAS-Bench-Macro (Su et al., 2021) is one JSON
 file. NATS-Bench (Dong et al., 2021), the home of NAS-Bench-201, publishes a folder of pickles; convert it once with
 `python -m condnet.benchmarks NATS-tss-v1_0-3ffb9-simple nas-bench-201.csv`. A pickle can run any program when it is
-loaded, so these are read by an unpickler that knows three harmless names and refuses all others. The table of nb201 on
+loaded, so these are read by an unpickler that knows a few harmless names and refuses all others. The table of nb201 on
 `glyphs` is our own and comes with the package, see `condnet.minibench`.
 """
 
 import argparse
 import bz2
-import csv
 import hashlib
-import io
 import json
 import operator
 import os
-import pickle
-import struct
+import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,8 +24,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from condnet.csvfile import check_columns, read_csv, read_text, to_float, to_int, write_csv
 from condnet.errors import CondnetError
+from condnet.filetypes import BZIP2, LEGACY_TORCH, PICKLE, TAR, TORCH, describe_file
+from condnet.hwnas import convert_hw_nas, is_hw_nas
 from condnet.spaces import SearchSpace, get_space
+from condnet.unpickle import HoldsTensors, safe_unpickle
 
 DATA_VARIABLE = 'CONDNET_DATA'  # environment variable: a directory to look for tables in
 FILE_NAMES = {'nb201': 'nas-bench-201.csv', 'macro': 'nas-bench-macro_cifar10.json'}
@@ -188,17 +189,14 @@ def _download_macro(target: Path) -> Path:
 
 
 def _read_table(space: SearchSpace, source: Path, dataset: str) -> tuple[list[_Row], str]:
+    if space.name == 'nb201' and dataset == 'cifar10':
+        _refuse_other_forms(source)
     if dataset == 'cifar10' and source.is_dir():
         files = _record_files(source)
         rows = [_nb201_row(space, record, str(file)) for file, record in _read_records(space, files)]
         return rows, _sha256(file.read_bytes() for file in files)
-    data = source.read_bytes()
-    read = _READERS[space.name, dataset]
-    try:
-        text = data.decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise CondnetError(f'{source} is not a text file; expected a table of {space.name} on {dataset}') from error
-    return read(space, text, source), _sha256([data])
+    text, data = read_text(source, f'a table of {space.name} on {dataset}')
+    return _READERS[space.name, dataset](space, text, source), _sha256([data])
 
 
 def _sha256(parts: Iterable[bytes]) -> str:
@@ -209,31 +207,21 @@ def _sha256(parts: Iterable[bytes]) -> str:
 
 
 def _read_nb201(space: SearchSpace, text: str, source: Path) -> list[_Row]:
-    return [_nb201_row(space, row, where) for row, where in _read_csv(text, _NEEDED, source)]
-
-
-def _read_csv(text: str, columns: tuple[str, ...], source: Path) -> Iterator[tuple[dict[str, str], str]]:
-    """Rows of a CSV file that has some columns, and where each stands."""
-    reader = csv.DictReader(io.StringIO(text, newline=''))
-    try:
-        _check_columns(reader.fieldnames or (), columns, source)
-        for row in reader:
-            yield row, f'{source}, line {reader.line_num}'
-    except csv.Error as error:
-        raise CondnetError(f'{source} is not a CSV file: {error}') from error
+    table = read_csv(text, _NEEDED, source, is_number=_NEEDED[2:].__contains__)
+    return [_nb201_row(space, row, where) for row, where in table]
 
 
 def _nb201_row(space: SearchSpace, row: dict[str, str], where: str) -> _Row:
     try:
-        params, flops = (round(float(row[key]) * 1e6) for key in ('params_MB', 'flops_M'))
-        return _Row(_official_index(space, row), float(row['cifar10_test_acc']), params, flops)
-    except (TypeError, ValueError, OverflowError) as error:
+        params, flops = (round(to_float(row[key]) * 1e6) for key in ('params_MB', 'flops_M'))
+        return _Row(_official_index(space, row), to_float(row['cifar10_test_acc']), params, flops)
+    except (ValueError, OverflowError) as error:
         raise CondnetError(f'{where}: {error}') from error
 
 
 def _official_index(space: SearchSpace, row: dict[str, str]) -> int:
     """Index of a row's architecture, which is given twice."""
-    index, official = int(row['index']), space.index(row['arch_str'] or '')
+    index, official = to_int(row['index']), space.index(row['arch_str'])
     if index != official:
         raise CondnetError(f'index {index} of {row["arch_str"]}; expected its official index {official}')
     return index
@@ -242,14 +230,18 @@ def _official_index(space: SearchSpace, row: dict[str, str]) -> int:
 def _read_minibench(space: SearchSpace, text: str, source: Path) -> list[_Row]:
     """Rows of a table that `condnet.minibench` made; the accuracy is the mean over the seeds."""
     rows = []
-    for row, where in _read_csv(text, ('index', 'arch_str', 'accuracy_0', 'params', 'flops'), source):
+    for row, where in read_csv(text, ('index', 'arch_str', 'accuracy_0', 'params', 'flops'), source, _is_accuracy):
         try:
-            accuracies = [float(value) for name, value in row.items() if name.startswith('accuracy_')]
+            accuracies = [to_float(value) for name, value in row.items() if _is_accuracy(name)]
             accuracy = sum(accuracies) / len(accuracies)
-            rows.append(_Row(_official_index(space, row), accuracy, int(row['params']), int(row['flops'])))
-        except (AttributeError, TypeError, ValueError) as error:
+            rows.append(_Row(_official_index(space, row), accuracy, to_int(row['params']), to_int(row['flops'])))
+        except ValueError as error:
             raise CondnetError(f'{where}: {error}') from error
     return rows
+
+
+def _is_accuracy(column: str) -> bool:
+    return column.startswith('accuracy_')
 
 
 def _read_macro(space: SearchSpace, text: str, source: Path) -> list[_Row]:
@@ -275,21 +267,20 @@ def _macro_row(space: SearchSpace, arch: str, entry: Any, where: str) -> _Row:
     values = dict(entry)
     if len(values) != len(entry):
         raise CondnetError(f'{where}: a key is repeated; expected each once')
-    _check_columns(values, ('mean_acc', 'params', 'flops'), where)
+    check_columns(values, ('mean_acc', 'params', 'flops'), where)
     try:
-        params, flops = operator.index(values['params']), operator.index(values['flops'])
+        params, flops = _whole(values['params']), _whole(values['flops'])
         return _Row(space.index(arch), float(values['mean_acc']), params, flops)
     except (TypeError, ValueError) as error:
         raise CondnetError(f'{where}: {error}') from error
 
 
+def _whole(value: Any) -> int:
+    """An integer of a JSON file; some tools write 5.0 for 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
+
+
 _READERS = {('nb201', 'cifar10'): _read_nb201, ('nb201', 'glyphs'): _read_minibench, ('macro', 'cifar10'): _read_macro}
-
-
-def _check_columns(present: Iterable[str], expected: tuple[str, ...], where: 'str | Path') -> None:
-    missing = [name for name in expected if name not in present]
-    if missing:
-        raise CondnetError(f'{where} lacks {", ".join(missing)}; expected {", ".join(expected)}')
 
 
 def _check_rows(space: SearchSpace, rows: list[_Row], source: Path, dataset: str = 'cifar10') -> None:
@@ -316,7 +307,8 @@ def _check_rows(space: SearchSpace, rows: list[_Row], source: Path, dataset: str
 # NATS-Bench records: bz2-compressed pickles, one a network
 
 _MAX_RECORD = 16 << 20  # bytes of a decompressed record; the official ones have about 0.3 MB
-_SCALAR_FORMATS = {'f4': '<f', 'f8': '<d', 'i4': '<i', 'i8': '<q'}
+_RECORD_NAME = re.compile(r'[0-9]+\.pickle\.pbz2')
+_THE_WAY = 'convert the folder NATS-tss-v1_0-3ffb9-simple by python -m condnet.benchmarks'
 _ACCURACY_COLUMNS = {  # column: data set of the training, and data it was evaluated on
     'cifar10_valid_acc': ('cifar10-valid', 'x-valid'),
     'cifar10_test_acc': ('cifar10', 'ori-test'),
@@ -343,25 +335,46 @@ def convert_nats(source_dir: 'str | os.PathLike[str]', output_csv: 'str | os.Pat
     Raises:
         CondnetError: If the folder holds no records, or one that is broken, dangerous, or of another space.
     """
-    files = _record_files(Path(source_dir))
+    source = Path(source_dir)
+    if not source.exists():
+        raise CondnetError(f'{source} does not exist; expected the folder NATS-tss-v1_0-3ffb9-simple')
+    _refuse_other_forms(source)
+    files = _record_files(source)
     if not files:
-        raise CondnetError(f'no NATS-Bench records in {source_dir}; expected a folder of files like 000000.pickle.pbz2')
-    space, text = get_space('nb201'), io.StringIO()
-    writer = csv.DictWriter(text, _NB201_COLUMNS, lineterminator='\n')
-    writer.writeheader()
-    rows = []
+        inner = next((path.parent for path in source.glob('*/[0-9]*.pickle.pbz2')), None)
+        found = 'expected a folder of files like 000000.pickle.pbz2' if inner is None else f'they are in {inner}'
+        raise CondnetError(f'no NATS-Bench records in {source_dir}; {found}')
+    space, rows, records = get_space('nb201'), [], []
     for file, record in _read_records(space, files):
         rows.append(_nb201_row(space, record, str(file)))
-        writer.writerow(record)
+        records.append(record)
     _check_rows(space, rows, Path(source_dir))
-    target = Path(output_csv)
-    temporary = target.with_name(f'.{target.name}.{os.getpid()}')
-    try:
-        temporary.write_text(text.getvalue(), encoding='utf-8')
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_csv(Path(output_csv), _NB201_COLUMNS, records)
     return len(files)
+
+
+def _refuse_other_forms(source: Path) -> None:
+    """Name what NATS-Bench and NAS-Bench-201 are also published as, and what is no form of a table.
+
+    Raises:
+        CondnetError: If it is that; nothing large is read to find out.
+    """
+    if source.is_dir():
+        if source.name.startswith('NATS-') and source.name.endswith('-full'):
+            raise CondnetError(f'{source} is NATS-Bench with all weights, by its name; {_THE_WAY}, which has the same '
+                               'results without them')  # fmt: skip
+        return
+    kind = describe_file(source)
+    if kind == BZIP2 and _RECORD_NAME.fullmatch(source.name):
+        raise CondnetError(f'{source} is one record of NATS-Bench; expected the folder of them')
+    if kind == BZIP2 and '.pickle' in source.name:
+        raise CondnetError(f'{source} is NATS-Bench as one file, which is not read, as it takes gigabytes of memory; '
+                           f'{_THE_WAY}, which has the same results')  # fmt: skip
+    if kind in (TORCH, LEGACY_TORCH, PICKLE):
+        raise CondnetError(f'{source} is {kind}, as NAS-Bench-201 is published; it is not read, as it takes gigabytes '
+                           f'of memory; {_THE_WAY}, which has the results of the same architectures')  # fmt: skip
+    if kind is not None and (kind == TAR or 'compressed' in kind or 'archive' in kind):
+        raise CondnetError(f'{source} is {kind}; unpack it, and if that gives NATS-Bench records, {_THE_WAY}')
 
 
 def _record_files(directory: Path) -> list[Path]:
@@ -404,57 +417,34 @@ def _safe_unpickle(file: Path) -> Any:
     except (OSError, EOFError) as error:
         raise CondnetError(f'cannot decompress {file}: {error}') from error
     if len(data) > _MAX_RECORD:
-        raise CondnetError(f'{file} decompresses to more than {_MAX_RECORD} bytes; expected a NATS-Bench record')
+        raise CondnetError(f'{file} decompresses to more than {_MAX_RECORD} bytes; a NATS-Bench record without weights '
+                           f'has less; {_THE_WAY}')  # fmt: skip
     try:
-        return _RecordUnpickler(io.BytesIO(data)).load()
-    except Exception as error:  # a broken pickle can raise anything
+        return safe_unpickle(data)
+    except HoldsTensors as error:
+        raise CondnetError(f'{file} holds weights, as those of NATS-tss-v1_0-3ffb9-full do, which are not read; '
+                           f'{_THE_WAY}, which has the same results without them') from error  # fmt: skip
+    except CondnetError as error:
         raise CondnetError(f'cannot unpickle {file}: {error}') from error
 
 
-class _NumpyType:
-    """Stands in for a numpy data type, so that no code of numpy runs on what a file says."""
-
-    __slots__ = ('format',)
-
-    def __init__(self, code: str):
-        self.format = _SCALAR_FORMATS[code]
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if state[1] != '<':
-            raise CondnetError(f'numbers in byte order {state[1]!r}; expected little-endian ones')
-
-
-def _numpy_type(code: str, *_: object) -> _NumpyType:
-    return _NumpyType(code)
-
-
-def _numpy_scalar(dtype: _NumpyType, data: bytes) -> float:
-    return struct.unpack(dtype.format, data)[0]
-
-
-class _RecordUnpickler(pickle.Unpickler):
-    """Reads numbers, strings and containers; every other name in the file is an error, and nothing is imported."""
-
-    _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
-        ('collections', 'OrderedDict'): dict,
-        ('numpy', 'dtype'): _numpy_type,
-        ('numpy.core.multiarray', 'scalar'): _numpy_scalar,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._KNOWN:
-            raise CondnetError(f'it asks for {module + "." + name!r}, which no NATS-Bench record needs; it was not run')
-        return self._KNOWN[module, name]
+def _convert(source: Path, output: Path) -> int:
+    """Convert whichever benchmark it is; returns the number of architectures."""
+    if source.is_file() and 'nats' not in source.name.lower() and is_hw_nas(source):
+        return convert_hw_nas(source, output)
+    return convert_nats(source, output)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert NATS-Bench records to a table; the exit code is 0, or 1 after an error."""
-    parser = argparse.ArgumentParser(prog='python -m condnet.benchmarks', description='Convert NATS-Bench to CSV.')
-    parser.add_argument('source', help='the unpacked folder NATS-tss-v1_0-3ffb9-simple')
-    parser.add_argument('output', help=f'the table to write, such as {FILE_NAMES["nb201"]}')
+    """Convert NATS-Bench or HW-NAS-Bench to a table; the exit code is 0, or 1 after an error."""
+    parser = argparse.ArgumentParser(prog='python -m condnet.benchmarks', description='Convert NATS-Bench (the ground '
+                                     'truth of nb201) or HW-NAS-Bench (latencies) to CSV.')  # fmt: skip
+    parser.add_argument('source', help='the unpacked folder NATS-tss-v1_0-3ffb9-simple, or HW-NAS-Bench-v1_0.pickle '
+                        '(or the same as JSON)')  # fmt: skip
+    parser.add_argument('output', help=f'the table to write, such as {FILE_NAMES["nb201"]} or hw-nas-bench.csv')
     args = parser.parse_args(argv)
     try:
-        count = convert_nats(args.source, args.output)
+        count = _convert(Path(args.source), Path(args.output))
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

@@ -4,7 +4,6 @@ What a card says is computed from the saved file, on images that no training has
 """
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ from condnet.glyphs import render_glyphs
 from condnet.models import Supernet
 from condnet.models.pretrained import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, check_folder, is_pretrained_name
 from condnet.ranking import Prediction, accuracy_and_loss, autocast
-from condnet.results import describe_training, read_predictions
+from condnet.results import describe_training, read_predictions, read_summary
 from condnet.validate import (
     add_evaluation_flags,
     check_evaluation_flags,
@@ -53,7 +52,7 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     """
     check_evaluation_flags(args)
     folder, results = Path(args.folder), Path(args.results)
-    predictions, summary = read_predictions(results), _read_summary(results.with_suffix('.json'))
+    predictions, summary = read_predictions(results), read_summary(results.with_suffix('.json'))
     model = load_supernet(args)
     evaluation = provenance(model, args)
     for key in ('model', 'space', 'split', 'training', 'ema', 'checkpoint_sha256', 'calibration'):
@@ -78,13 +77,6 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     write_file(folder / CARD_NAME, str(make_card(folder.name, facts)).encode())
     _logger.info(f'{folder}: sub-network {facts["arch"]}, accuracy {facts["accuracy"]:.2f}')
     return facts
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
-        raise CondnetError(f'{path} is no summary of a ranking, or damaged: {error}') from error
 
 
 def save_calibrated(

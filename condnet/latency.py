@@ -1,6 +1,5 @@
 """Latency of a benchmark's networks: looked up in a published table, or measured on this machine."""
 
-import csv
 import math
 import statistics
 import time
@@ -11,7 +10,9 @@ from typing import Any
 import timm
 import torch
 
+from condnet.csvfile import read_csv, read_text, to_float, to_int
 from condnet.errors import CondnetError
+from condnet.hwnas import is_hw_nas
 from condnet.spaces import Arch, SearchSpace, get_space
 
 _SUFFIX = '_latency_ms'  # of the columns of HW-NAS-Bench that are latencies
@@ -19,7 +20,7 @@ _WARMUPS, _REPEATS = 5, 25
 
 
 def read_latency_table(path: str | Path, space: SearchSpace, device: str | None) -> dict[Arch, float]:
-    """Read latencies in milliseconds of every architecture of a space, as HW-NAS-Bench publishes them (CSV).
+    """Read latencies in milliseconds of every architecture of a space, as HW-NAS-Bench has them (CSV).
 
     Args:
         path: Table with the columns `index`, `arch_str` and `<device>_latency_ms`.
@@ -29,19 +30,20 @@ def read_latency_table(path: str | Path, space: SearchSpace, device: str | None)
     Raises:
         CondnetError: If it is of another space, lacks architectures or the device, or is damaged.
     """
-    try:
-        with Path(path).open(newline='', encoding='utf-8') as file:
-            reader = csv.DictReader(file)
-            column = _find_column(path, reader.fieldnames or (), device)
-            rows = [(row['index'], row['arch_str'], row[column]) for row in reader]
-    except UnicodeDecodeError as error:
-        raise CondnetError(f'{path} is no latency table: {error}') from error
+    source = Path(path)
+    if is_hw_nas(source):
+        raise CondnetError(f'{path} is no CSV table; make one by python -m condnet.benchmarks {source.name} '
+                           "hw-nas-bench.csv, if it is HW-NAS-Bench's")  # fmt: skip
+    text, _ = read_text(source, 'a latency table (CSV)')
+    table = read_csv(text, ('index', 'arch_str'), source, is_number=lambda name: name.endswith(_SUFFIX))
+    column = _find_column(path, table.columns, device)
+    rows = [(row['index'], row['arch_str'], row[column]) for row, _ in table]
     latencies: dict[Arch, float] = {}
-    for index, text, latency in rows:
-        arch = _read_arch(path, space, index, text)
+    for index, arch_str, latency in rows:
+        arch = _read_arch(path, space, index, arch_str)
         if arch in latencies:
-            raise CondnetError(f'{path} holds architecture {text} twice; expected it once')
-        latencies[arch] = _read_latency(path, text, latency)
+            raise CondnetError(f'{path} holds architecture {arch_str} twice; expected it once')
+        latencies[arch] = _read_latency(path, arch_str, latency)
     missing = [arch for arch in space if arch not in latencies]
     if missing:
         raise CondnetError(
@@ -52,29 +54,29 @@ def read_latency_table(path: str | Path, space: SearchSpace, device: str | None)
 
 def _find_column(path: str | Path, columns: Sequence[str], device: str | None) -> str:
     devices = [column.removesuffix(_SUFFIX) for column in columns if column.endswith(_SUFFIX)]
-    if not devices or not {'index', 'arch_str'} <= set(columns):
+    if not devices:
         raise CondnetError(f'{path} is no latency table; expected columns index, arch_str and <device>{_SUFFIX}')
-    if device not in devices:
+    if device is None or device.lower() not in devices:
         raise CondnetError(f'--latency-device is {device!r}, expected one of {", ".join(devices)}')
-    return f'{device}{_SUFFIX}'
+    return f'{device.lower()}{_SUFFIX}'
 
 
 def _read_arch(path: str | Path, space: SearchSpace, index: str, text: str) -> Arch:
     whole = get_space(space.name)  # the table may cover more than this subset
     try:
         arch = whole.parse(text)
-        if whole.index(arch) == int(index):
+        if whole.index(arch) == to_int(index):
             return arch
         reason = f'its index in {space.name} is {whole.index(arch)}'
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         reason = str(error)
     raise CondnetError(f'{path} is no latency table of {space.name}: index {index}, {text}: {reason}')
 
 
 def _read_latency(path: str | Path, arch: str, text: str) -> float:
     try:
-        latency = float(text)
-    except (TypeError, ValueError):
+        latency = to_float(text)
+    except ValueError:
         latency = math.nan
     if not 0 < latency < math.inf:
         raise CondnetError(f'{path}: latency {text!r} of {arch}; expected milliseconds')

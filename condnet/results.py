@@ -18,6 +18,7 @@ import numpy as np
 from condnet.benchmarks import BenchmarkTable
 from condnet.checkpoint import USUAL, write_file
 from condnet.commands import run
+from condnet.csvfile import read_csv, read_text, to_float, to_int
 from condnet.errors import CondnetError
 from condnet.metrics import summarize
 from condnet.ranking import Prediction
@@ -37,24 +38,41 @@ def write_predictions(path: Path, predictions: list[Prediction]) -> None:
 
 
 def read_predictions(path: str | Path) -> list[Prediction]:
-    """Read what `write_predictions` wrote.
+    """Read what `write_predictions` wrote, also after a spreadsheet saved it.
 
     Raises:
         CondnetError: If it is something else, or an architecture stands there twice.
     """
-    with Path(path).open(newline='') as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != _FIELDS:
-            raise CondnetError(
-                f'{path} holds no predictions: columns {reader.fieldnames}, expected {", ".join(_FIELDS)}'
-            )
+    source = Path(path)
+    text, _ = read_text(source, 'predictions (CSV)')
+    try:
+        table = read_csv(text, _FIELDS, source, is_number=lambda name: name != 'index')
+    except CondnetError as error:
+        raise CondnetError(f'{path} holds no predictions, or is damaged: {error}') from error
+    rows = []
+    for row, where in table:
         try:
-            rows = [Prediction(int(row['index']), float(row['accuracy']), float(row['loss'])) for row in reader]
-        except (TypeError, ValueError) as error:
-            raise CondnetError(f'{path} is damaged: {error}') from error
+            prediction = Prediction(to_int(row['index']), to_float(row['accuracy']), to_float(row['loss']))
+            if not math.isfinite(prediction.accuracy + prediction.loss):
+                raise CondnetError(f'accuracy {row["accuracy"]}, loss {row["loss"]}; expected finite numbers')
+            rows.append(prediction)
+        except ValueError as error:
+            raise CondnetError(f'{path} is damaged: {where}: {error}') from error
     if len({row.index for row in rows}) != len(rows):
         raise CondnetError(f'{path} is damaged: it predicts an architecture twice')
     return rows
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read the summary (JSON) of a ranking.
+
+    Raises:
+        CondnetError: If it is something else.
+    """
+    try:
+        return dict(json.loads(path.read_bytes()))  # of bytes it finds the encoding
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CondnetError(f'{path} is no summary of a ranking, or damaged: {error}') from error
 
 
 class Journal:
@@ -207,7 +225,7 @@ def format_table(folder: str | Path) -> str:
         '|---|---|---|---|---|---|---|---|---|---|',
     ]
     for path in sorted(Path(folder).glob('*.json')):
-        summary = json.loads(path.read_text())
+        summary = read_summary(path)
         if 'accuracy' not in summary:
             raise CondnetError(f'{path} holds no metrics: its architectures were not compared with a table')
         link = f'[{path.stem}]({folder}/{path.name})'

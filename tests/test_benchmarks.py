@@ -7,13 +7,15 @@ import io
 import json
 import os
 import pickle
+import shutil
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from condnet import benchmarks
+from condnet import CondnetError, benchmarks
 from condnet.benchmarks import convert_nats, load_benchmark, main
 from condnet.metrics import ranking_metrics
 from condnet.spaces import get_space
@@ -252,7 +254,7 @@ def nats_record(index, runs=RUNS, epochs=3):
 
 
 def write_record(folder, index, data):
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f'{index:06d}.pickle.pbz2'
     path.write_bytes(bz2.compress(data if isinstance(data, bytes) else pickle.dumps(data)))
     return path
@@ -283,6 +285,72 @@ def test_numpy_numbers_of_the_official_records(tmp_path):
     data = pickle.dumps(record, protocol=2).replace(b'X\x05\x00\x00\x00PARAM', number)
     write_record(tmp_path / NATS, 3, data)
     assert load_benchmark('nb201', tmp_path / NATS).params.tolist() == [params]
+
+
+@pytest.mark.parametrize('kind', [np.float32, np.float64, np.int64, np.longlong])
+def test_numpy_numbers_of_records_saved_again(tmp_path, kind):
+    """Since numpy 2 its modules have other names."""
+    record = nats_record(3)
+    for run in record['200']['all_results'].values():
+        run['eval_acc1es'] = {name: kind(91) for name in run['eval_acc1es']}
+    write_record(tmp_path / NATS, 3, record)
+    assert load_benchmark('nb201', tmp_path / NATS).accuracy.tolist() == [91]
+
+
+def both_ways(source, output):
+    """What a file is called by the converter, and where a table is read."""
+    for read in (lambda: convert_nats(source, output), lambda: load_benchmark('nb201', source)):
+        with pytest.raises(CondnetError) as info:
+            read()
+        assert '\n' not in str(info.value) and str(source) in str(info.value) and not output.exists()
+        yield str(info.value)
+
+
+def with_weights(index):
+    record = nats_record(index)
+    next(iter(record['200']['all_results'].values()))['net_state_dict'] = {'w': torch.zeros(2)}
+    return record
+
+
+def test_other_published_forms_are_named_with_the_way_to_go(tmp_path):
+    big, output = {'meta_archs': [], 'arch2infos': {3: nats_record(3)}, 'evaluated_indexes': {3}}, tmp_path / 'out.csv'
+    write_record(tmp_path / 'records', 3, with_weights(3))
+    write_record(tmp_path / 'NATS-tss-v1_0-3ffb9-full', 3, nats_record(3))
+    (tmp_path / 'NATS-tss-v1_0-3ffb9.pickle.pbz2').write_bytes(bz2.compress(pickle.dumps(big)))
+    torch.save(big, tmp_path / 'NAS-Bench-201-v1_1-096897.pth')
+    torch.save(big, tmp_path / 'NAS-Bench-201-v1_0-e61699.pth', _use_new_zipfile_serialization=False)
+    (tmp_path / 'NATS-tss-v1_0-3ffb9.pickle').write_bytes(pickle.dumps(big))
+    for name, message in {
+        'records': 'holds weights, as those of NATS-tss-v1_0-3ffb9-full do',
+        'NATS-tss-v1_0-3ffb9-full': 'NATS-Bench with all weights',
+        'NATS-tss-v1_0-3ffb9.pickle.pbz2': 'NATS-Bench as one file',
+        'NATS-tss-v1_0-3ffb9.pickle': 'is a pickle',
+        'NAS-Bench-201-v1_1-096897.pth': 'is a file of torch.save, as NAS-Bench-201',
+        'NAS-Bench-201-v1_0-e61699.pth': 'torch.save in the form before torch 1.6',
+    }.items():
+        for error in both_ways(tmp_path / name, output):
+            assert message in error and 'convert the folder NATS-tss-v1_0-3ffb9-simple by python -m' in error
+        assert main([str(tmp_path / name), str(output)]) == 1
+
+
+def test_what_is_not_unpacked_or_not_the_folder(tmp_path):
+    record, output = write_record(tmp_path / NATS / NATS, 3, nats_record(3)), tmp_path / 'out.csv'
+    for form in ('tar', 'gztar', 'zip'):
+        path = Path(shutil.make_archive(str(tmp_path / 'archive'), form, tmp_path / NATS))
+        assert all('unpack it' in error for error in both_ways(path, output))
+    assert all('one record of NATS-Bench; expected the folder' in error for error in both_ways(record, output))
+    with pytest.raises(CondnetError, match=f'they are in .*{NATS}/{NATS}'):
+        convert_nats(tmp_path / NATS, output)
+    with pytest.raises(CondnetError, match='does not exist'):
+        convert_nats(tmp_path / 'absent', output)
+
+
+def test_a_huge_file_is_not_read_to_name_it(tmp_path):
+    path = tmp_path / 'NATS-tss-v1_0-3ffb9.pickle.pbz2'
+    with path.open('wb') as file:
+        file.write(b'BZh9')
+        file.truncate(64 << 30)  # more than fits into memory; the disk holds one block of it
+    assert all('as one file' in error for error in both_ways(path, tmp_path / 'out.csv'))
 
 
 class Runs:
