@@ -8,8 +8,7 @@ import typing  # torch.hub would list `Any` as an entry point
 import timm
 from torch import nn
 
-import condnet  # noqa: F401  # registers the models
-from condnet.errors import CondnetError
+import condnet  # registers the models
 
 dependencies = ['torch', 'timm']  # what the models need; training and ranking need more
 
@@ -50,6 +49,8 @@ def nb201_net(pretrained: bool = False, **kwargs: typing.Any) -> nn.Module:
 def macro_net(pretrained: bool = False, **kwargs: typing.Any) -> nn.Module:
     """Stand-alone network of NAS-Bench-Macro; `arch` is a tuple, an official string or an official index.
 
+    Digits are an official string (eight of them); as text, an index is written `index:1210`.
+
     Args:
         pretrained: Whether to load trained weights.
         **kwargs: Arguments of `condnet.MacroNet`: `arch`, `num_classes`, `in_chans`, ...
@@ -59,5 +60,7 @@ def macro_net(pretrained: bool = False, **kwargs: typing.Any) -> nn.Module:
 
 def _create_net(name: str, recipe: str, pretrained: bool, **kwargs: typing.Any) -> nn.Module:
     if pretrained and not timm.is_model_pretrained(name) and 'pretrained_cfg_overlay' not in kwargs:
-        raise CondnetError(f'no pretrained weights of {name} exist yet; train your own with condnet-train -c {recipe}')
+        raise condnet.CondnetError(
+            f'no pretrained weights of {name} exist yet; train your own with condnet-train -c {recipe}'
+        )
     return timm.create_model(name, pretrained=pretrained, **kwargs)

@@ -6,13 +6,14 @@ import io
 import json
 import logging
 import os
+import pickle
 import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import timm
 import torch
@@ -23,6 +24,7 @@ from torch import nn
 from condnet import glyphs
 from condnet.commands import run
 from condnet.errors import CondnetError
+from condnet.filetypes import CUT_ZIP, PICKLE, TORCH, describe_file
 from condnet.models.pretrained import (
     CARD_NAME,
     CONFIG_NAME,
@@ -51,6 +53,8 @@ USUAL = {
     'num_processes': 1,
     'sync_bn': False,
 }
+_EXPECTED = f'a training checkpoint of condnet, or a folder with {WEIGHTS_NAME} and {CONFIG_NAME}'
+_NUM_NAMED = 3  # objects that an error message names
 LAST, PREVIOUS = 'last.pth.tar', 'previous.pth.tar'  # the checkpoints of a training that may be continued
 
 
@@ -137,38 +141,90 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         CondnetError: If the file is missing, damaged, or no such checkpoint.
     """
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise CondnetError(f'no checkpoint file at {path}')
+    kind = describe_file(path)
+    if kind not in (None, TORCH, CUT_ZIP):
+        why = ', which may hold more than tensors and is not loaded' if kind == PICKLE else ''
+        raise CondnetError(f'{path} is {kind}{why}; expected {_EXPECTED}')
     try:
-        with open(path, 'rb') as file:  # once: a training that is running replaces it
+        with path.open('rb') as file:  # once: a training that is running replaces it
             digest = stream_sha256(file)
             with zipfile.ZipFile(file) as archive:
                 if damaged := archive.testzip():  # torch itself ignores the checksums
-                    raise CondnetError(f'wrong checksum of {damaged}')
-            file.seek(0)
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                checkpoint = torch.load(file, map_location='cpu', weights_only=True)
-    except PermissionError:
+                    raise zipfile.BadZipFile(f'wrong checksum of {damaged}')
+            checkpoint = _load_tensors(file, path)
+    except (PermissionError, CondnetError):
         raise
     except Exception as error:  # zipfile and torch raise whatever a damaged or hostile file leads them to
-        raise CondnetError(f'cannot read the checkpoint {path}: it is damaged, or holds more than tensors') from error
-    found = set(checkpoint) if isinstance(checkpoint, dict) else set()
-    missing = {'epoch', 'args', 'state_dict', 'task_state', 'optimizer'} - found
-    if missing:
-        raise CondnetError(f'{path} is no training checkpoint of condnet: it lacks {", ".join(sorted(missing))}')
-    if not isinstance(checkpoint['args'], argparse.Namespace) or not hasattr(checkpoint['args'], 'data_name'):
-        raise CondnetError(f'{path} is no training checkpoint of condnet: its args are of another program')
+        reason = 'or no file of torch.save' if path.stat().st_size else 'as it is empty'
+        raise CondnetError(f'cannot read the checkpoint {path}: it is damaged, {reason}') from error
+    _check_content(path, checkpoint)
+    vars(checkpoint['args']).update(
+        model_kwargs=_arch_as_meant(checkpoint['args'].model, checkpoint['args'].model_kwargs)
+    )
     return checkpoint | {'sha256': digest}
 
 
+def _load_tensors(file: BinaryIO, path: Path) -> Any:
+    file.seek(0)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        file.seek(0)
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+        if not names:
+            raise
+        more = ', ...' if len(names) > _NUM_NAMED else ''
+        raise CondnetError(
+            f'{path} holds more than tensors ({", ".join(names[:_NUM_NAMED])}{more}), such as a whole model; that is '
+            f'not loaded, as it could run code; expected {_EXPECTED}'
+        ) from error
+
+
+def _check_content(path: Path, checkpoint: Any) -> None:
+    """Refuse what torch saved and `train.py` did not.
+
+    Raises:
+        CondnetError: If it is that.
+    """
+    content = checkpoint if isinstance(checkpoint, dict) else {}
+    missing = {'epoch', 'args', 'state_dict', 'task_state', 'optimizer'} - set(content)
+    if content and all(isinstance(value, torch.Tensor) for value in content.values()):
+        parallel = ', of a model in DataParallel' if all(str(key).startswith('module.') for key in content) else ''
+        raise CondnetError(
+            f'{path} holds weights alone (a state_dict{parallel}), and does not say of which model; load them into the '
+            'model that they are of, and write it with condnet.checkpoint.save_model(model, FOLDER)'
+        )
+    if missing:
+        raise CondnetError(f'{path} is no training checkpoint of condnet: it lacks {", ".join(sorted(missing))}; '
+                           f'expected {_EXPECTED}')  # fmt: skip
+    args = checkpoint['args']
+    if not isinstance(args, argparse.Namespace) or not {'data_name', 'model', 'model_kwargs'} <= set(vars(args)):
+        raise CondnetError(f'{path} is no training checkpoint of condnet: its args are of another program')
+
+
+def _arch_as_meant(model: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a model that was saved while digits of macro were read as an index, as they are to be read now."""
+    arch = kwargs.get('arch')
+    if model == 'macro_net' and isinstance(arch, str) and arch.isdecimal() and len(arch) < 8:
+        return {**kwargs, 'arch': f'index:{arch}'}
+    return kwargs
+
+
 def locate(checkpoint: str | Path) -> Path:
-    """The file or folder of a checkpoint, which may be given by the name of a pretrained model.
+    """The file or folder of a checkpoint, which may be given by the name of a pretrained model, or by a file in it.
 
     Raises:
         CondnetError: If it is such a name, and its weights are not to be had.
     """
-    if Path(checkpoint).exists():
-        return Path(checkpoint)
+    path = Path(checkpoint)
+    if path.is_file() and path.name in (WEIGHTS_NAME, CONFIG_NAME) and (path.parent / CONFIG_NAME).is_file():
+        return path.parent
+    if path.exists():
+        return path
     if is_pretrained_name(str(checkpoint)):
         return find_pretrained(str(checkpoint))
     if str(checkpoint).partition('.')[0].endswith('_cond_supernet'):
@@ -200,8 +256,8 @@ def load_checkpoint(path: str | Path, use_ema: bool = False) -> Loaded:
     """Build the model of a checkpoint, and say what the checkpoint is.
 
     Args:
-        path: A training checkpoint (`.pth.tar`), a folder with `model.safetensors` and `config.json`, or the name of a
-            pretrained model.
+        path: A training checkpoint (`.pth.tar`), a folder with `model.safetensors` and `config.json` (or one of these
+            files in it), or the name of a pretrained model.
         use_ema: Whether to take the averaged weights of a training checkpoint.
 
     Raises:
@@ -211,8 +267,13 @@ def load_checkpoint(path: str | Path, use_ema: bool = False) -> Loaded:
     if path.is_dir():
         if use_ema:
             raise CondnetError(f'{path} is a model folder; averaged weights are in training checkpoints')
+        if not (path / CONFIG_NAME).is_file() and (files := training_checkpoints(path)):
+            raise CondnetError(f'{path} is the folder of a training; name the checkpoint in it, {files[0]}')
         config = check_folder(path)
-        model = _create_model(f'local-dir:{path}', {'pretrained': True}, path)
+        arguments = config.get('model_args', {})
+        meant = _arch_as_meant(config['architecture'], arguments)
+        kwargs = {'pretrained': True} | ({} if meant is arguments else {'arch': meant['arch']})
+        model = _create_model(f'local-dir:{path}', kwargs, path)
         return Loaded(model, config.get('training', {}), sha256(path))
     checkpoint = read_training_checkpoint(path)
     return Loaded(_load_training_model(path, checkpoint, use_ema), _describe(checkpoint), checkpoint['sha256'])
@@ -253,10 +314,11 @@ def preprocessing(data_name: str, input_size: Sequence[int]) -> dict[str, Any]:
 def _create_model(name: str, kwargs: dict[str, Any], path: str | Path) -> nn.Module:
     try:
         return timm.create_model(name, **kwargs)
-    except ValueError:
+    except CondnetError:
         raise
     except Exception as error:  # safetensors and timm each have their own
-        raise CondnetError(f'cannot load {path}: {str(error).splitlines()[0]}') from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CondnetError(f'cannot load {path}: {reason}') from error
 
 
 def training_of(path: str | Path) -> dict[str, Any]:

@@ -5,8 +5,17 @@ from pathlib import Path
 
 _HEAD = 512  # bytes that are looked at; a tar archive is known by bytes 257 to 261
 _LEGACY_TORCH = bytes.fromhex('6cfc9c46f9206aa85019')  # a number that torch.save began with before 1.6
+TORCH, LEGACY_TORCH, PICKLE, SAFETENSORS, TAR, BZIP2, CUT_ZIP = (
+    'a file of torch.save',
+    'a file of torch.save in the form before torch 1.6',
+    'a pickle',
+    'a safetensors file',
+    'a tar archive',
+    'compressed by bzip2',
+    'a ZIP archive without an end',
+)
 _MAGIC = (
-    (b'BZh', 'compressed by bzip2'),
+    (b'BZh', BZIP2),
     (b'\x1f\x8b', 'compressed by gzip'),
     (b'\xfd7zXZ\x00', 'compressed by xz'),
     (b'\x28\xb5\x2f\xfd', 'compressed by zstd'),
@@ -20,14 +29,6 @@ _MAGIC = (
     (b'%PDF', 'a PDF'),
     (b'\x89PNG', 'an image'),
     (b'\xff\xd8\xff', 'an image'),
-)
-TORCH, LEGACY_TORCH, PICKLE, SAFETENSORS, TAR, BZIP2 = (
-    'a file of torch.save',
-    'a file of torch.save in the form before torch 1.6',
-    'a pickle',
-    'a safetensors file',
-    'a tar archive',
-    'compressed by bzip2',
 )
 
 
@@ -60,7 +61,7 @@ def _describe_zip(path: str | Path) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return 'a ZIP archive without an end'
+        return CUT_ZIP
     for suffix, name in (
         ('/constants.pkl', 'a network that torch.jit saved'),
         ('/data.pkl', TORCH),

@@ -19,6 +19,7 @@ from timm.models import build_model_with_cfg
 from torch import nn
 
 from condnet.errors import CondnetError
+from condnet.filetypes import SAFETENSORS, describe_file
 from condnet.models.supernet import Supernet, checkpoint_filter_fn, state_dict_is_split
 
 CHECKPOINTS_VARIABLE = 'CONDNET_CHECKPOINTS'  # environment variable: a directory to look for folders in
@@ -111,13 +112,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     for name in (WEIGHTS_NAME, CONFIG_NAME):
         if not (folder / name).is_file():
             raise CondnetError(f'{folder} is no model folder: it lacks {name}')
+    file = folder / CONFIG_NAME
+    if kind := describe_file(file):
+        raise CondnetError(f'{file} is {kind}')
     try:
-        config = json.loads((folder / CONFIG_NAME).read_text())
+        text = file.read_bytes().decode()
+        if text.startswith('\ufeff'):  # timm, which reads it again, would not take it
+            raise CondnetError(f'{file} begins with a byte order mark; save it as UTF-8 without one')
+        config = json.loads(text)
+        if isinstance(config, dict) and 'architecture' not in config:
+            raise CondnetError(f'{file} is of another program: it names no architecture of timm')
         architecture = config['architecture']
         config['pretrained_cfg']['num_classes']
         config.get('model_args', {}).get('split')
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CondnetError(f'{folder}/{CONFIG_NAME} is damaged, or names no architecture') from error
+    except CondnetError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CondnetError(f'{file} is damaged, or lacks what timm writes: {type(error).__name__}') from error
     if not timm.is_model(architecture):
         raise CondnetError(f'{folder} holds the model {architecture!r}, which neither timm nor condnet knows')
     return config
@@ -145,7 +156,9 @@ def check_folder(folder: Path, architecture: str | None = None, is_split: bool |
         with safe_open(file, 'pt') as weights:
             keys = dict.fromkeys(weights.keys())
     except (SafetensorError, OSError) as error:
-        raise CondnetError(f'{file} is damaged: {error}') from error
+        kind = describe_file(file) if file.stat().st_size else 'empty'
+        reason = f'damaged: {error}' if kind in (None, SAFETENSORS) else f'{kind}; expected weights in safetensors'
+        raise CondnetError(f'{file} is {reason}') from error
     if 'weights_sha256' in config and file_sha256(file) != config['weights_sha256']:
         raise CondnetError(f'{file} is damaged, or of another model: its SHA-256 is not the one in {CONFIG_NAME}')
     expected = bool(config.get('model_args', {}).get('split', False)) if is_split is None else is_split
