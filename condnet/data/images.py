@@ -5,27 +5,22 @@ in every copy of a data set, be it the original download, folders or tar files.
 """
 
 import hashlib
-import io
 import string
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from timm.utils import natural_key
 from torchvision.datasets import CIFAR10
 
+from condnet.data.folders import ImageFiles, find_images, natural_key, read_image
 from condnet.errors import CondnetError
 
 CIFAR10_CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 GLYPH_CLASSES = tuple(string.ascii_uppercase)
 CIFAR10_IMAGES = 50_000  # in the training set
-_Files = dict[tuple[str, str], tuple[Path, int, int]]  # (class, file name): file, offset and size in bytes
 _SPLIT_NAMES = {True: ('train',), False: ('test', 'val', 'valid', 'validation')}
-_EXTENSIONS = {'.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.webp'}
 
 
 @dataclass(frozen=True)
@@ -64,9 +59,9 @@ def load_images(data_dir: str | Path, train: bool = True, download: bool = False
     """Read a data set of small RGB images into memory, in canonical order.
 
     What is there is taken, in `data_dir` or in its subfolder `cifar10`: `train.tar` and `test.tar` with files named
-    `class/image`; folders `train` and `test` (or `val`, `valid`, `validation`) of class folders; or CIFAR-10 as
-    torchvision keeps it. The position of an image within its class is the natural order of the file names, and in
-    torchvision's CIFAR-10 the order in its files.
+    `class/image`; folders `train` and `test` of class folders; or CIFAR-10 as torchvision keeps it. Without `test`,
+    the test set is `val`, `valid` or `validation`. The position of an image within its class is the natural order of
+    the file names, and in torchvision's CIFAR-10 the order in its files.
 
     Args:
         data_dir: Where the data set is.
@@ -74,8 +69,9 @@ def load_images(data_dir: str | Path, train: bool = True, download: bool = False
         download: Fetch CIFAR-10 into `data_dir` if it holds no data set.
 
     Raises:
-        CondnetError: If there is no data set, it is damaged, its images differ in size, or the classes of the test set
-            are not those of the training set.
+        CondnetError: If there is no data set or several, it is damaged, an image or a class would be left out (see
+            `condnet.data.folders`), its images differ in size, or the classes of the test set are not those of the
+            training set.
     """
     root = Path(data_dir)
     if not root.is_dir() and not (download and not root.exists()):
@@ -89,9 +85,9 @@ def load_images(data_dir: str | Path, train: bool = True, download: bool = False
         )
     if source is None or source.name == CIFAR10.base_folder:
         return _load_torchvision(source.parent if source else root, train, download)
-    files = _scan(source)
-    if not train:
-        _check_same_classes(source, files, _find_source(root, train=True))
+    files = find_images(source)
+    if not train and (train_source := _find_source(root, train=True)):
+        _check_same_classes(source, files, train_source)
     return _decode(source, _sort(files))
 
 
@@ -101,13 +97,23 @@ def holds_images(data_dir: str | Path, train: bool = True) -> bool:
 
 
 def _find_source(root: Path, train: bool) -> Path | None:
-    """Path of a tar file, a folder of class folders, or torchvision's folder; None if there is none of them."""
+    """Path of a tar file, a folder of class folders, or torchvision's folder; None if there is none of them.
+
+    Raises:
+        CondnetError: If there are several, one of which may be left over from before.
+    """
+    found = []
     for folder in (root, root / 'cifar10'):
-        tars = [folder / f'{name}.tar' for name in _SPLIT_NAMES[train]]
-        folders = [folder / name for name in (*_SPLIT_NAMES[train], CIFAR10.base_folder)]
-        for path in [*filter(Path.is_file, tars), *filter(Path.is_dir, folders)]:
-            return path
-    return None
+        found += [path for name in _SPLIT_NAMES[train] if (path := folder / f'{name}.tar').is_file()]
+        found += [path for name in (*_SPLIT_NAMES[train], CIFAR10.base_folder) if (path := folder / name).is_dir()]
+    if not train:
+        if beside := _find_source(root, train=True):
+            found = [path for path in found if path.parent == beside.parent]
+        found = [path for path in found if path.stem in ('test', CIFAR10.base_folder)] or found
+    if len(found) > 1:
+        names = ' and '.join(str(path.relative_to(root)) for path in found)
+        raise CondnetError(f'{root} holds {names}, which may differ; expected one of them (move the others away)')
+    return found[0] if found else None
 
 
 def _load_torchvision(root: Path, train: bool, download: bool) -> Images:
@@ -125,65 +131,24 @@ def _load_torchvision(root: Path, train: bool, download: bool) -> Images:
     return Images(images[order].contiguous(), targets[order], tuple(dataset.classes))
 
 
-def _scan(source: Path) -> _Files:
-    """Image files of a tar file or folder, in any order."""
-    files = _scan_tar(source) if source.is_file() else _scan_folder(source)
-    if not files:
-        raise CondnetError(f'{source} holds no images; expected files named class/image.jpg (or .png, ...)')
-    return files
-
-
-def _sort(files: _Files) -> _Files:
+def _sort(files: ImageFiles) -> ImageFiles:
     """Image files in canonical order. Natural order alone would leave the order of 1.jpg and 01.jpg open."""
     return {key: files[key] for key in sorted(files, key=lambda key: [(natural_key(name), name) for name in key])}
 
 
-def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in _EXTENSIONS and not name.startswith('.')
-
-
-def _scan_folder(source: Path) -> _Files:
-    paths = source.glob('*/*')
-    return {(path.parent.name, path.name): (path, 0, -1) for path in paths if _is_image(path.name)}
-
-
-def _scan_tar(source: Path) -> _Files:
-    try:
-        with tarfile.open(source, 'r:') as tar:
-            members = [member for member in tar if member.isfile()]
-        with source.open('rb') as file:
-            file.seek(-tarfile.BLOCKSIZE, io.SEEK_END)
-            complete = not any(file.read())  # tarfile does not notice a file cut off between two members
-    except (tarfile.TarError, OSError) as error:
-        raise CondnetError(f'cannot read {source}: {error}') from error
-    if not complete:
-        raise CondnetError(f'{source} is cut off: the zeros at the end of a tar file are missing')
-    paths = {PurePosixPath(member.name): (source, member.offset_data, member.size) for member in members}
-    images = {path: location for path, location in paths.items() if _is_image(path.name)}
-    for path in images:
-        if not path.parent.name:
-            raise CondnetError(f'{source}: {path} is in no class folder; expected files named class/image.jpg')
-    files = {(path.parent.name, path.name): location for path, location in images.items()}
-    if len(files) != len(images):
-        raise CondnetError(f'{source} holds several images of one class and name; expected one set of class folders')
-    return files
-
-
-def _check_same_classes(source: Path, files: _Files, train_source: Path | None) -> None:
-    if train_source is None or train_source.name == CIFAR10.base_folder:
-        return
-    differing = {name for name, _ in files} ^ {name for name, _ in _scan(train_source)}
+def _check_same_classes(source: Path, files: ImageFiles, train_source: Path) -> None:
+    differing = {name for name, _ in files} ^ {name for name, _ in find_images(train_source)}
     if differing:
         raise CondnetError(f'only one of {source} and {train_source} has the classes {", ".join(sorted(differing))}')
 
 
-def _decode(source: Path, files: _Files) -> Images:
+def _decode(source: Path, files: ImageFiles) -> Images:
     """Decode images that are all of one size."""
     classes = tuple(dict.fromkeys(name for name, _ in files))
     number = {name: i for i, name in enumerate(classes)}
     pixels: np.ndarray | None = None
     for i, (key, location) in enumerate(files.items()):
-        image = _read_image(f'{source}: {"/".join(key)}', *location)
+        image = np.asarray(read_image(f'{source}: {"/".join(key)}', location))
         if pixels is None:
             pixels = np.empty((len(files), *image.shape), np.uint8)
         if image.shape != pixels.shape[1:]:
@@ -195,16 +160,6 @@ def _decode(source: Path, files: _Files) -> Images:
         pixels[i] = image
     targets = torch.tensor([number[name] for name, _ in files])
     return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), targets, classes)
-
-
-def _read_image(name: str, path: Path, offset: int, size: int) -> np.ndarray:
-    """Pixels (H, W, 3)."""
-    try:
-        with path.open('rb') as file:
-            file.seek(offset)
-            return np.asarray(Image.open(io.BytesIO(file.read(size))).convert('RGB'))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # as Pillow's decoders raise
-        raise CondnetError(f'cannot read the image {name}: {error}') from error
 
 
 def check_size(images: Images, input_size: Sequence[int]) -> None:
