@@ -39,9 +39,9 @@ from condnet.data import (
     TimmLoader,
     augmentation_of,
     check_size,
+    choose_timm_images,
     create_timm_loader,
     dataset_name,
-    timm_images,
     withheld_indices,
 )
 from condnet.distributed import Group, join_group
@@ -476,6 +476,8 @@ def create_data(
             download=args.download,
             rank=group.rank,
             world_size=group.size,
+            train_split=args.train_split,
+            num_classes=args.num_classes,
         )
     else:
         batches = InMemoryLoader(
@@ -509,10 +511,10 @@ def choose_evaluation_images(args: argparse.Namespace, images: Images | None) ->
             least = int(withheld.bincount(minlength=num_classes).min())
             num_images = min(least, _DEFAULT_EVAL_IMAGES // num_classes) * num_classes or None  # None: all
         return choose_images(images, args.eval_batches, num_images)
-    size, num = tuple(args.input_size), args.eval_batches * CALIBRATION_BATCH_SIZE
-    calibration = timm_images(args.dataset, args.data_dir, args.train_split, num, size, train=True)
-    num = args.eval_images or _DEFAULT_EVAL_IMAGES
-    validation = timm_images(args.dataset, args.data_dir, args.val_split, num, size, args.download)
+    nums = args.eval_batches * CALIBRATION_BATCH_SIZE, args.eval_images or _DEFAULT_EVAL_IMAGES
+    calibration, validation = choose_timm_images(
+        args.dataset, args.data_dir, (args.train_split, args.val_split), nums, tuple(args.input_size), args.download
+    )
     classes = 1 + int(max(calibration.targets.max(), validation.targets.max()))
     if classes > args.num_classes:
         raise CondnetError(f'--num-classes is {args.num_classes}, but {args.dataset} has at least {classes} classes')

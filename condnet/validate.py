@@ -18,7 +18,7 @@ from condnet.benchmarks import FILE_NAMES, PACKAGED_TABLES, BenchmarkTable, hold
 from condnet.checkpoint import load_checkpoint, write_file
 from condnet.commands import DATASET_HELP, find_device, hardware_name, open_images, run
 from condnet.counts import describe_untrained
-from condnet.data import Images, check_size, dataset_name, timm_images
+from condnet.data import Images, check_size, choose_timm_images, dataset_name
 from condnet.errors import CondnetError
 from condnet.models import Supernet
 from condnet.ranking import (
@@ -195,12 +195,17 @@ def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[I
     size, images = model.pretrained_cfg['input_size'], open_images(args)
     source = args.data_dir or args.dataset
     if images is None:
-        name, num = args.dataset, args.calib_batches * CALIBRATION_BATCH_SIZE
-        calibration = timm_images(
-            args.dataset, args.data_dir, args.train_split, num, size, args.download, train=args.calib_augment
+        name = args.dataset
+        nums = args.calib_batches * CALIBRATION_BATCH_SIZE, args.eval_images or 5000
+        calibration, validation = choose_timm_images(
+            args.dataset,
+            args.data_dir,
+            (args.train_split, args.val_split),
+            nums,
+            size,
+            args.download,
+            args.calib_augment,
         )
-        num = args.eval_images or 5000
-        validation = timm_images(args.dataset, args.data_dir, args.val_split, num, size, args.download)
     else:
         check_size(images, size)
         name = dataset_name(images)

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from PIL import Image
-from torch.utils.data import IterableDataset
 from torchvision.datasets import CIFAR10, cifar
 
 from condnet.data import (
@@ -30,6 +29,7 @@ from condnet.data import (
     timm_images,
     withheld_indices,
 )
+from condnet.errors import CondnetError
 from condnet.glyphs import render_glyphs
 from condnet.ranking import choose_images
 
@@ -509,14 +509,12 @@ class TestTimmLoader:
         assert targets.equal(images.targets)
         np.testing.assert_allclose(inputs, normalize(images.images, MEAN, STD), atol=1e-5)
 
-    def test_streamed_data_is_refused(self, tmp_path, monkeypatch):
-        class Stream(IterableDataset):
-            def __iter__(self):
-                return iter(())
-
-        monkeypatch.setattr('condnet.data.timm_data.create_dataset', lambda *_, **__: Stream())
-        with pytest.raises(ValueError, match="data set 'wds/mine' is streamed"):
-            create_timm_loader('wds/mine', tmp_path, 'train', input_size=(3, 8, 8), batch_size=8, mean=MEAN, std=STD)
+    @pytest.mark.parametrize('kind', ['wds', 'tfds', 'HFIDS'])
+    def test_streamed_data_is_refused(self, kind, tmp_path):
+        with pytest.raises(CondnetError, match=f"data set '{kind}/mine' is streamed"):
+            create_timm_loader(
+                f'{kind}/mine', tmp_path, 'train', input_size=(3, 8, 8), batch_size=8, mean=MEAN, std=STD
+            )
 
     @pytest.mark.parametrize(
         'dataset, split, message',
@@ -524,7 +522,7 @@ class TestTimmLoader:
             ('torch/cifar10', 'train[:45000]', r"torch/cifar10 has no split 'train\[:45000\]', expected one of"),
             ('torch/cifar10', 'train', 'timm cannot open data set'),
             ('torch/unheard-of', 'train', 'timm cannot open data set'),
-            ('', 'train', 'timm cannot open data set'),
+            ('', 'train', "has no part 'train'; expected train/ or train.tar"),
         ],
     )
     def test_errors(self, dataset, split, message, tmp_path):

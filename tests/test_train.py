@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from conftest import train_args
+from PIL import Image, ImageOps
 
 from condnet import recipes
 from condnet.checkpoint import load_model, read_training_checkpoint
@@ -96,8 +97,11 @@ def test_standalone_network_trains(tiny_data, tmp_path):
 
 
 def test_any_other_data_set_goes_through_timm(tiny_data, tmp_path):
-    folder = shutil.copytree(tiny_data / 'train', tmp_path / 'data' / 'validation').parent
-    shutil.copytree(tiny_data / 'train', folder / 'train')
+    folder = shutil.copytree(tiny_data / 'train', tmp_path / 'data' / 'train').parent
+    for path in (tiny_data / 'train').glob('*/*.png'):
+        other = folder / 'validation' / path.parent.name / path.name
+        other.parent.mkdir(parents=True, exist_ok=True)
+        ImageOps.mirror(Image.open(path)).save(other)
     more = ['--dataset', 'ImageFolder', '--input-size', '3', '16', '16', '--epochs', '1', '--split-epoch', '0']
     assert main(train_args(folder, tmp_path / 'out', *more)) == 0
     model = load_model(tmp_path / 'out' / 'last.pth.tar')

@@ -27,6 +27,7 @@ from condnet.data.splits import (
 )
 from condnet.data.timm_data import (
     TimmLoader,
+    choose_timm_images,
     create_timm_loader,
     timm_images,
 )
@@ -45,6 +46,7 @@ __all__ = [
     'augmentation_of',
     'calibration_indices',
     'check_size',
+    'choose_timm_images',
     'create_timm_loader',
     'dataset_name',
     'epoch_generator',

@@ -231,7 +231,7 @@ def _follow(source: Path, entries: _Entries, links: dict[_Path, str]) -> _Entrie
     """Put what symbolic links lead to in their place, as if the tar file was unpacked."""
     targets = {path: _Path(os.path.normpath('/'.join((*path[:-1], name))).split('/')) for path, name in links.items()}
     targets = {path: target for path, target in targets.items() if not any(map(_is_hidden, path))}
-    for _ in range(_MAX_DEPTH):  # a link may lead to a link
+    for _ in range(_MAX_DEPTH if targets else 0):  # a link may lead to a link
         folders = {path[:i] for path in entries for i in range(1, len(path) + 1)}
         waiting = {path[:i] for path in targets for i in range(1, len(path) + 1)}
         for path, target in list(targets.items()):

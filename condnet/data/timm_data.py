@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import create_dataset, create_loader
-from torch.utils.data import IterableDataset
+from timm.data import create_loader
 from torch.utils.data.distributed import DistributedSampler
 
 from condnet.data.images import Images
 from condnet.data.loader import Batch, epoch_generator
+from condnet.data.parts import check_parts, class_numbers, open_part
 from condnet.errors import CondnetError
 
 
@@ -43,9 +43,12 @@ class TimmLoader:
         """Yield images (B, C, H, W) and targets (B,), from batch number `start` on.
 
         Those before it are loaded and thrown away: only so do the workers augment the others as they would have.
+
+        Raises:
+            CondnetError: If an image is damaged.
         """
         self._generator.set_state(epoch_generator(self.seed, self.epoch, self.rank).get_state())
-        return itertools.islice(self.loader, start, None)
+        return _without_traceback(itertools.islice(self.loader, start, None))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose order and augmentation of the next iteration."""
@@ -56,7 +59,15 @@ class TimmLoader:
             sampler.set_epoch(epoch)
 
 
-_TORCH_SPLITS = {'train', 'training', 'val', 'valid', 'validation', 'eval', 'evaluation', 'test'}
+def _without_traceback(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Have the errors of the workers, which come with their traceback, say only what is wrong."""
+    try:
+        yield from batches
+    except CondnetError as error:
+        raise CondnetError(str(error).rstrip().splitlines()[-1].removeprefix(f'{_ERROR_NAME}: ')) from error
+
+
+_ERROR_NAME = f'{CondnetError.__module__}.{CondnetError.__qualname__}'
 
 
 def create_timm_loader(
@@ -75,6 +86,8 @@ def create_timm_loader(
     download: bool = False,
     rank: int = 0,
     world_size: int = 1,
+    train_split: str = 'train',
+    num_classes: int | None = None,
 ) -> TimmLoader:
     """Load any data set that timm knows, with timm's default transforms.
 
@@ -96,26 +109,17 @@ def create_timm_loader(
         download: Fetch what is missing, where timm can.
         rank: Which share of every batch to load.
         world_size: Into how many shares a batch is divided; if there are several, torch.distributed knows of them.
+        train_split: The part that is trained on. Classes are numbered as in it, and another part must not have images
+            of it.
+        num_classes: How many classes there may be; None for any number.
 
     Raises:
-        CondnetError: If timm cannot open the data set.
+        CondnetError: If timm cannot open the data set, it has no such part, there are more classes, or another part
+            than the one to train on has classes that it lacks, or images of it.
     """
-    if dataset.lower().startswith('torch/') and split not in _TORCH_SPLITS:  # timm would give the test set
-        raise CondnetError(f'{dataset} has no split {split!r}, expected one of {", ".join(sorted(_TORCH_SPLITS))}')
-    try:
-        data = create_dataset(
-            dataset,
-            root=str(data_dir),
-            split=split,
-            is_training=train,
-            batch_size=batch_size,
-            seed=seed,
-            download=download,
-        )
-    except (AssertionError, ImportError, OSError, RuntimeError, ValueError) as error:
-        raise CondnetError(f'timm cannot open data set {dataset!r}, split {split!r}, in {data_dir}: {error}') from error
-    if isinstance(data, IterableDataset):
-        raise CondnetError(f'data set {dataset!r} is streamed; expected one whose images can be read in any order')
+    data = open_part(dataset, data_dir, split, train_split, download=download)
+    if num_classes is not None and (known := len(class_numbers(data))) > num_classes:
+        raise CondnetError(f'--num-classes is {num_classes}, but {dataset or data_dir} has {known} classes')
     loader = create_loader(
         data,
         input_size,
@@ -132,6 +136,37 @@ def create_timm_loader(
     return TimmLoader(loader, seed, rank)
 
 
+def choose_timm_images(
+    dataset: str,
+    data_dir: str | Path,
+    splits: tuple[str, str],
+    nums: tuple[int, int],
+    input_size: tuple[int, int, int],
+    download: bool = False,
+    augmented: bool = True,
+) -> tuple[Images, Images]:
+    """Choose calibration and validation images, the same ones every time, as `choose_images` does of images in memory.
+
+    Args:
+        dataset: Name as in timm's `create_dataset`.
+        data_dir: Where the data set is.
+        splits: The part that is trained on, and the one to validate on.
+        nums: How many images of each.
+        input_size: Channels, height and width.
+        download: Fetch what is missing, where timm can.
+        augmented: Augment the calibration images as in training.
+
+    Raises:
+        CondnetError: If the parts are not disjoint, their classes differ, or one of them is missing or has fewer
+            images.
+    """
+    train_split, split = splits
+    check_parts(dataset, data_dir, train_split, split)
+    calibration = timm_images(dataset, data_dir, train_split, nums[0], input_size, download, augmented, train_split)
+    validation = timm_images(dataset, data_dir, split, nums[1], input_size, download, train_split=train_split)
+    return calibration, validation
+
+
 def timm_images(
     dataset: str,
     data_dir: str | Path,
@@ -140,6 +175,7 @@ def timm_images(
     input_size: tuple[int, int, int],
     download: bool = False,
     train: bool = False,
+    train_split: str = 'train',
 ) -> Images:
     """Some images of a data set that timm knows, the same ones every time.
 
@@ -151,9 +187,10 @@ def timm_images(
         input_size: Channels, height and width.
         download: Fetch what is missing, where timm can.
         train: Augment them as in training, from seed 0; or else timm's evaluation transform.
+        train_split: The part that is trained on, as `create_timm_loader` takes it.
 
     Raises:
-        CondnetError: If timm cannot open the data set, or it has fewer images.
+        CondnetError: As `create_timm_loader`, or if there are fewer images.
     """
     loader = create_timm_loader(
         dataset,
@@ -165,6 +202,7 @@ def timm_images(
         std=(1.0,) * input_size[0],
         train=train,
         download=download,
+        train_split=train_split,
     )
     data = loader.loader.dataset
     if len(data) < num:
