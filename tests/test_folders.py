@@ -214,10 +214,14 @@ class TestTar:
         path = tmp_path / 'train.tar'
         write_tar(path, PLAIN)
         with tarfile.open(path, 'a') as tar:
-            info = tarfile.TarInfo('./ant/1.png')
-            info.size = len(picture(7))
-            tar.addfile(info, io.BytesIO(picture(7)))
-        assert read(path) == {'ant': [7, 2], 'bee': [3]}
+            link = tarfile.TarInfo('bee/1.png')
+            link.type, link.linkname = tarfile.SYMTYPE, '../ant/2.png'
+            tar.addfile(link)
+            for name in ('./ant/1.png', 'bee/1.png'):
+                info = tarfile.TarInfo(name)
+                info.size = len(picture(7))
+                tar.addfile(info, io.BytesIO(picture(7)))
+        assert read(path) == {'ant': [7, 2], 'bee': [7]}
 
     def test_joined_archives(self, tmp_path):
         path = tmp_path / 'train.tar'
