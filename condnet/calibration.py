@@ -4,6 +4,7 @@ While a super-network trains, the running statistics of its BatchNorm layers mix
 Source: SPOS (Guo et al., 2020); "Conditional super-network weights", appendix B (20 forward passes).
 """
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from condnet.errors import CondnetError
-from condnet.models.supernet import Supernet
+from condnet.models.supernet import Statistics, Supernet
 
 CALIBRATION_BATCH_SIZE = 256  # part of the result: a batch's variance depends on it
 
@@ -34,65 +35,126 @@ def calibrate(
 
     Args:
         model: A super-network, or any other network.
-        images: Normalised training images (N, C, H, W) on the model's device, augmented as in training.
-        batch_size: Images in each forward pass. It is part of the result.
-        momentum: None resets the statistics and takes the mean over all batches. A number leaves them and moves them
-            by so much with every batch, as the paper's authors do (0.1).
+        images: Normalised training images (N, C, H, W), augmented as in training. They go to the model's device and
+            data type batch by batch.
+        batch_size: Images in each forward pass, see `calibration_batches`. It is part of the result.
+        momentum: None resets the statistics and takes the mean over all images. A number leaves them and moves them
+            by so much with every batch, as the paper's authors do (0.1), and by less with a smaller last one.
 
     Raises:
-        CondnetError: If there are no images.
+        CondnetError: If there are no images, or they are not what the model takes; its statistics stay as they were.
+    """
+    check_images(model, images, batch_size)
+    batches, layers = calibration_batches(images, batch_size), _batch_norms(model)
+    momenta = mean_momenta(batches) if momentum is None else _fixed_momenta(batches, momentum)
+    training, previous = model.training, [layer.momentum for layer in layers]
+    try:
+        with errors_of_single_images(), _preserved(layers, only_after_errors=True):
+            if momentum is None:
+                reset_statistics(layers)
+            model.train()
+            for batch, weight in zip(batches, momenta, strict=True):
+                set_momentum(layers, weight)
+                model(as_parameters(batch, model))
+    finally:
+        model.train(training)
+        for layer, value in zip(layers, previous, strict=True):
+            layer.momentum = value
+    if isinstance(model, Supernet):
+        model.statistics = Statistics.of(model.active_subnet)
+
+
+def check_images(model: nn.Module, images: torch.Tensor, batch_size: int = CALIBRATION_BATCH_SIZE) -> None:
+    """Refuse what cannot calibrate a model.
+
+    Raises:
+        CondnetError: If there are no images, or they are not what the model takes.
     """
     if len(images) == 0:
         raise CondnetError('calibration needs images, got none')
-    layers = _batch_norms(model)
-    momenta, training = [layer.momentum for layer in layers], model.training
-    try:
-        for layer in layers:
-            layer.momentum = momentum
-            if momentum is None:
-                layer.reset_running_stats()
-        model.train()
-        for number, batch in enumerate(images.split(batch_size), 1):
-            if momentum is None:
-                take_mean(layers, number)
-            model(batch)
-        if isinstance(model, Supernet):
-            model.calibrated_subnet = model.active_subnet
-    finally:
-        model.train(training)
-        for layer, previous in zip(layers, momenta, strict=True):
-            layer.momentum = previous
+    if batch_size < 1:
+        raise CondnetError(f'the batch size of the calibration is {batch_size}, expected at least 1')
+    if not images.is_floating_point():
+        raise CondnetError(f'calibration images are {images.dtype}, expected normalised ones (floating point)')
+    chans = getattr(model, 'in_chans', None)
+    if images.ndim != 4 or chans not in (None, images.shape[1]):
+        raise CondnetError(f'calibration images have shape {tuple(images.shape)}, expected (N, {chans or "C"}, H, W)')
 
 
-def take_mean(layers: list[_BatchNorm], number: int) -> None:
-    """Have BatchNorm layers take the mean over all batches since a reset, of which the next one has this number.
+def as_parameters(images: torch.Tensor, model: nn.Module) -> torch.Tensor:
+    """Images on the device and in the data type of a model; the very same where they are."""
+    reference = next(model.parameters(), images)
+    return images.to(reference.device, reference.dtype)
 
-    PyTorch's `momentum=None` computes the same, but every layer asks the device for the number, and waits for it.
+
+def calibration_batches(images: torch.Tensor, batch_size: int = CALIBRATION_BATCH_SIZE) -> list[torch.Tensor]:
+    """Divide images into batches for calibration.
+
+    A single last image goes with the batch before it: alone it has no variance where feature maps are of one pixel.
     """
+    batches = list(images.split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1 < batch_size:
+        batches[-2:] = [images[(len(batches) - 2) * batch_size :]]
+    return batches
+
+
+@contextmanager
+def errors_of_single_images() -> Iterator[None]:
+    """Name torch's error about a batch of a single image, of which `calibration_batches` makes one only if it must."""
+    try:
+        yield
+    except ValueError as error:
+        if 'more than 1 value per channel' not in str(error):
+            raise
+        raise CondnetError('feature maps of one pixel have no variance in a batch of a single image; calibrate with at '
+                           'least 2 images in a batch') from error  # fmt: skip
+
+
+def mean_momenta(batches: list[torch.Tensor]) -> list[float]:
+    """BatchNorm's momentum for each batch, with which statistics become the mean over all images since a reset.
+
+    PyTorch's `momentum=None` counts batches, not images, and every layer waits for the device to know their number.
+    """
+    sizes = [len(batch) for batch in batches]
+    return [size / total for size, total in zip(sizes, itertools.accumulate(sizes), strict=True)]
+
+
+def _fixed_momenta(batches: list[torch.Tensor], momentum: float) -> list[float]:
+    return [momentum * min(1.0, len(batch) / len(batches[0])) for batch in batches]
+
+
+def set_momentum(layers: list[_BatchNorm], momentum: float) -> None:
+    """Have BatchNorm layers give this weight to the next batch."""
     for layer in layers:
-        layer.momentum = 1 / number
+        layer.momentum = momentum
+
+
+def reset_statistics(layers: list[_BatchNorm]) -> None:
+    """Have BatchNorm layers forget all batches so far."""
+    for layer in layers:
+        layer.reset_running_stats()
 
 
 @contextmanager
 def preserved_statistics(model: nn.Module) -> Iterator[None]:
     """Give the BatchNorm layers that run now their statistics back afterwards, bit for bit."""
-    calibrated = getattr(model, 'calibrated_subnet', None)
+    supernet = model if isinstance(model, Supernet) else None
+    statistics = supernet and supernet.statistics
     try:
         with _preserved(_batch_norms(model)):
             yield
     finally:
-        if isinstance(model, Supernet):
-            model.calibrated_subnet = calibrated
+        if supernet and statistics:
+            supernet.statistics = statistics
 
 
 @contextmanager
 def fresh_statistics(layers: list[_BatchNorm]) -> Iterator[None]:
-    """Reset BatchNorm layers, for `take_mean` from here on; give all back afterwards, bit for bit."""
+    """Reset BatchNorm layers, for `set_momentum` from here on; give all back afterwards, bit for bit."""
     momenta = [layer.momentum for layer in layers]
     with _preserved(layers):
         try:
-            for layer in layers:
-                layer.reset_running_stats()
+            reset_statistics(layers)
             yield
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
@@ -100,11 +162,14 @@ def fresh_statistics(layers: list[_BatchNorm]) -> Iterator[None]:
 
 
 @contextmanager
-def _preserved(layers: list[_BatchNorm]) -> Iterator[None]:
+def _preserved(layers: list[_BatchNorm], only_after_errors: bool = False) -> Iterator[None]:
     buffers = [buffer for layer in layers for buffer in layer.buffers()]
     saved = [buffer.clone() for buffer in buffers]
+    is_through = False
     try:
         yield
+        is_through = True
     finally:
-        for buffer, before in zip(buffers, saved, strict=True):
-            buffer.copy_(before)
+        if not (is_through and only_after_errors):
+            for buffer, before in zip(buffers, saved, strict=True):
+                buffer.copy_(before)

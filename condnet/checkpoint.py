@@ -296,7 +296,6 @@ def _load_training_model(path: Path, checkpoint: dict[str, Any], use_ema: bool) 
     model.load_state_dict(state_dict)
     if isinstance(model, Supernet):  # training has mixed the statistics, also where it began with pretrained weights
         model.set_active_subnet(None)
-        model.calibrated_subnet = None
     return model
 
 

@@ -8,7 +8,7 @@ No result depends on what was evaluated before, and the super-network is not cha
 import itertools
 import math
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,10 +18,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from condnet.calibration import (
     CALIBRATION_BATCH_SIZE,
+    as_parameters,
     calibrate,
+    calibration_batches,
+    check_images,
+    errors_of_single_images,
     fresh_statistics,
+    mean_momenta,
     preserved_statistics,
-    take_mean,
+    set_momentum,
 )
 from condnet.data import (
     Images,
@@ -75,6 +80,8 @@ class Prediction:
 def accuracy_and_loss(model: nn.Module, data: EvaluationData) -> tuple[float, float]:
     """Accuracy in percent and mean cross-entropy of a timm model as it is; it is left in eval mode."""
     model.eval()
+    if isinstance(model, Supernet):
+        model.check_statistics()  # as its own forward pass would
     logits = []
     for images in data.images.split(data.batch_size):
         with autocast(data):
@@ -192,10 +199,14 @@ def group_by_route(model: Supernet, archs: Iterable[Arch]) -> list[tuple[Route, 
 
 @dataclass(frozen=True)
 class _Activations:
-    """States of all batches after a step; calibration has none where no BatchNorm follows."""
+    """States of all batches after a step; calibration has none where no BatchNorm follows.
+
+    `momenta` says how much BatchNorm takes of each calibration batch.
+    """
 
     calibration: list[State]
     validation: list[State]
+    momenta: list[float] = field(default_factory=list)
 
     @property
     def num_bytes(self) -> int:
@@ -213,8 +224,10 @@ def walk(
     """
     shared = [_common_prefix(before[0], after[0]) for before, after in itertools.pairwise(groups)]
     branches, kept = _branch_depths(shared), _Kept(data.memory)
-    images = _Activations([(x,) for x in data.calibration.split(CALIBRATION_BATCH_SIZE)],
-                          [(x,) for x in data.images.split(data.batch_size)])  # fmt: skip
+    check_images(model, data.calibration)
+    batches = [as_parameters(batch, model) for batch in calibration_batches(data.calibration)]
+    images = _Activations([(x,) for x in batches], [(x,) for x in data.images.split(data.batch_size)],
+                          mean_momenta(batches))  # fmt: skip
     for i, (_, archs) in enumerate(groups):
         kept.prune(branches[i - 1] if i else set())
         yield archs, _run_subnet(model, archs[0], data, images, kept, branches[i])
@@ -292,10 +305,11 @@ def _run_steps(steps: list[Step], before: _Activations, is_calibration_needed: b
     calibrated = steps if is_calibration_needed else steps[:last]
     calibration = []
     try:
-        with fresh_statistics(layers := _batch_norms_of(steps)):
+        with errors_of_single_images(), fresh_statistics(layers := _batch_norms_of(steps)):
             _set_mode(modules, True)
-            for number, state in enumerate(before.calibration if calibrated else [], 1):
-                take_mean(layers, number)
+            batches = zip(before.calibration, before.momenta, strict=True) if calibrated else ()
+            for state, momentum in batches:
+                set_momentum(layers, momentum)
                 after = _forward(calibrated, state)
                 if is_calibration_needed:
                     calibration.append(after)
@@ -304,7 +318,7 @@ def _run_steps(steps: list[Step], before: _Activations, is_calibration_needed: b
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
-    return _Activations(calibration, validation)
+    return _Activations(calibration, validation, before.momenta if is_calibration_needed else [])
 
 
 def _forward(steps: list[Step], state: State) -> State:

@@ -1,6 +1,8 @@
 """Pretrained super-networks: what a tag decides, which folder is found, what is refused, and the way over the Hub."""
 
+import copy
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -13,13 +15,15 @@ import pytest
 import timm
 import torch
 from hub_server import HubServer
+from timm.utils import ModelEmaV3
 
 import condnet
 from condnet.checkpoint import load_model, save_model
 from condnet.hub import publish
 from condnet.models import pretrained
-from condnet.ranking import EvaluationData, evaluate_subnet
+from condnet.ranking import EvaluationData, accuracy_and_loss, evaluate_subnet
 from condnet.search import main as search
+from condnet.train import main as train
 from condnet.validate import main as validate
 
 NAME = 'nb201_cond_supernet.cond_glyphs'
@@ -106,14 +110,102 @@ def test_statistics_of_another_subnet_are_warned_of_once(folders):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         model(IMAGES)
-    trained = timm.create_model(NAME, pretrained=True)
-    trained(IMAGES)  # in training mode
-    with pytest.warns(UserWarning, match='not of the active sub-network'):
-        trained.eval()(IMAGES)
-    with warnings.catch_warnings():
-        warnings.simplefilter('error')
-        fresh = timm.create_model('nb201_cond_supernet', active_subnet=5)
-        fresh.get_active_subnet()  # nobody expects statistics of it
+
+
+def is_warned_of(use, *args) -> bool:
+    """Whether a use of a model, a function of one line, warns; if so, once and as of that line."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        use(*args)
+    warned = [w for w in caught if 'not of the active sub-network; call condnet.calibrate' in str(w.message)]
+    assert [(w.filename, w.lineno) for w in warned] in ([], [(__file__, use.__code__.co_firstlineno)])
+    return bool(warned)
+
+
+def test_what_training_makes_of_the_statistics(folders):
+    """They go on to fit a sub-network that is trained alone; several sub-networks mix them."""
+    make_folder(folders, NAME)
+    model = timm.create_model(NAME, pretrained=True)
+    model(IMAGES[:8])  # in training mode
+    assert not is_warned_of(lambda: model.eval()(IMAGES[:8]))
+    model.train().set_active_subnet(5)
+    model(IMAGES[:8])
+    model.set_active_subnet(6111)
+    assert is_warned_of(lambda: model.eval()(IMAGES[:8]))
+    model = timm.create_model(NAME, pretrained=True, active_subnet=5)
+    for _ in range(50):  # by then they have forgotten the other one
+        model(IMAGES[:2])
+    assert not is_warned_of(lambda: model.eval()(IMAGES[:8]))
+    model.set_active_subnet(6111)
+    assert is_warned_of(lambda: model(IMAGES[:8]))
+
+
+def test_a_new_model_is_not_warned_of_before_several_subnets_are_trained():
+    model = timm.create_model(NAME, active_subnet=5).eval()
+    other = timm.create_model(NAME, active_subnet=5)
+    other.load_state_dict(model.state_dict())  # still as new
+    evaluate_subnet(other, 7, EvaluationData(IMAGES, IMAGES[:8], torch.zeros(8, dtype=torch.int64)))
+    for use, new in itertools.product(
+        [lambda m: m.eval()(IMAGES[:8]), lambda m: m.get_active_subnet()], (model, other)
+    ):
+        assert not is_warned_of(use, new)
+    model.train()(IMAGES[:8])
+    assert not is_warned_of(lambda: model.eval()(IMAGES[:8]))
+    averaged = ModelEmaV3(other)
+    for arch in (6111, 5):
+        other.train().set_active_subnet(arch)
+        other(IMAGES[:8])
+        averaged.update(other)
+    assert is_warned_of(lambda: other.get_active_subnet())
+    assert is_warned_of(lambda: averaged.module.eval()(IMAGES[:8]))
+
+
+def test_statistics_of_a_training_are_warned_of(tmp_path):
+    """However its checkpoint comes into a model."""
+    arguments = ['-c', 'nb201_glyphs', '--epochs', '1', '--split-epoch', '0', '--eval-interval', '0', '--batch-size',
+                 '2560', '--model-kwargs', 'cells_per_stage=1', 'channels=(4,4,4)']  # fmt: skip
+    assert train([*arguments, '--output', str(tmp_path / 'training')]) == 0
+    last = tmp_path / 'training' / 'last.pth.tar'
+    loaded = load_model(last)
+    save_model(loaded, tmp_path / 'folder')
+    kwargs = {'cells_per_stage': 1, 'channels': (4, 4, 4)}
+    by_hand = timm.create_model(UNSPLIT, **kwargs)
+    condnet.calibrate(by_hand, IMAGES)
+    by_hand.load_state_dict(loaded.state_dict())
+    models = [
+        loaded,
+        by_hand,
+        timm.create_model(UNSPLIT, checkpoint_path=str(last), **kwargs),
+        timm.create_model(f'local-dir:{tmp_path}/folder', pretrained=True),
+        torch.hub.load(str(Path(__file__).parents[1]), UNSPLIT.partition('.')[0], source='local', num_classes=26,
+                       in_chans=1, checkpoint_path=str(last), **kwargs),
+    ]  # fmt: skip
+    data = EvaluationData(IMAGES, IMAGES[:8], torch.zeros(8, dtype=torch.int64))
+    uses = [
+        lambda model: model.eval()(IMAGES[:8]),
+        lambda model: model.get_active_subnet(),
+        lambda model: accuracy_and_loss(model, data),
+    ]
+    for model, use in itertools.product(models, uses):
+        copied = copy.deepcopy(model)
+        copied.set_active_subnet(5)
+        assert not is_warned_of(lambda model: evaluate_subnet(model, 5, data), copied)
+        assert is_warned_of(use, copied)
+        assert not is_warned_of(use, copied)
+        calibrated = copy.deepcopy(model)
+        calibrated.set_active_subnet(5)
+        condnet.calibrate(calibrated, IMAGES)
+        assert not is_warned_of(use, calibrated)
+
+
+def test_the_over_complete_state_is_calibrated_as_well(folders):
+    make_folder(folders, NAME)
+    model = timm.create_model(NAME, pretrained=True).eval()
+    model.set_active_subnet(None)
+    condnet.calibrate(model, IMAGES)
+    assert not is_warned_of(lambda: model(IMAGES[:8]))
+    model.set_active_subnet(6111)
+    assert is_warned_of(lambda: model(IMAGES[:8]))
 
 
 TWO_MODELS = """
@@ -159,6 +251,7 @@ def test_statistics_that_training_has_changed_are_of_no_subnet(folders):
     model = load_model(folders / NAME)
     save_model(model, folders / 'same')
     assert load_model(folders / 'same').active_subnet == expected
+    model.set_active_subnet(5)
     model.train()(IMAGES)
     save_model(model, folders / 'trained')
     assert load_model(folders / 'trained').active_subnet is None

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
-from conftest import MODELS, make_training, random_batch, train_step
+from conftest import MODELS, SMALL, make_training, random_batch, train_step
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import condnet
@@ -86,6 +86,125 @@ def test_calibration_is_the_mean_of_the_batches_statistics(data):
     assert model.stem.bn.momentum == 0.1 and model.training
 
 
+def _small(**kwargs):
+    torch.manual_seed(0)
+    return timm.create_model('nb201_cond_supernet', active_subnet=6111, **SMALL['nb201_cond_supernet'], **kwargs)
+
+
+@pytest.mark.parametrize(('num', 'size', 'sizes'), [(40, 16, [16, 16, 8]), (33, 16, [16, 17]), (3, 1, [1, 1, 1]),
+                                                    (1, 16, [1]), (5, 16, [5])])  # fmt: skip
+@pytest.mark.parametrize('momentum', [None, 0.1])
+def test_calibration_weighs_by_images(data, num, size, sizes, momentum):
+    """A smaller last batch has less weight than a whole one; a single last image goes with the batch before."""
+    model, images = _small(), data.calibration[:num]
+    layer = model.stem.bn
+    mean, var = torch.zeros(8, dtype=torch.float64), torch.ones(8, dtype=torch.float64)
+    with torch.no_grad():
+        condnet.calibrate(model, images, batch_size=size, momentum=momentum)
+        stem = model.stem.conv(images).double()
+    seen = 0
+    for batch in stem.split(sizes):
+        seen += len(batch)
+        weight = len(batch) / seen if momentum is None else 0.1 * min(1, len(batch) / sizes[0])
+        mean = mean + weight * (batch.mean((0, 2, 3)) - mean)
+        var = var + weight * (batch.var((0, 2, 3), unbiased=True) - var)
+    torch.testing.assert_close(layer.running_mean.double(), mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(layer.running_var.double(), var, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize('num', [1, 3, 4])
+def test_equal_batches_count_equally_to_the_bit(data, num):
+    model, plain, images = _small(), _small(), data.calibration[: 7 * num]
+    condnet.calibrate(model, images, batch_size=7)
+    for layer in plain.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None
+    with torch.no_grad():
+        for batch in images.split(7):
+            plain(batch)
+    assert all(torch.equal(value, plain.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_one_image_more_changes_next_to_nothing():
+    model, images = _small().eval(), random_batch(257, seed=3)[0]
+    outputs = []
+    for num in (256, 257):
+        condnet.calibrate(model, images[:num])
+        with torch.no_grad():
+            outputs.append(model(images[:32]))
+    assert (outputs[1] - outputs[0]).norm() < 0.01 * outputs[0].norm()
+
+
+def test_calibration_where_feature_maps_are_of_one_pixel():
+    model = _small()
+    images = torch.randn(257, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    condnet.calibrate(model, images)
+    assert all(buffer.isfinite().all() for buffer in model.buffers())
+    data = EvaluationData(images, images[:9], torch.zeros(9, dtype=torch.int64), batch_size=8)
+    assert list(predict(model, [5], data)) == [evaluate_subnet(model, 5, data)]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    single = replace(data, calibration=images[:1])
+    uses = [lambda: condnet.calibrate(model, images[:1]), lambda: list(predict(model, [5], single))]
+    for use in (*uses, lambda: evaluate_subnet(model, 5, single)):
+        with pytest.raises(condnet.CondnetError, match='no variance in a batch of a single image; calibrate with'):
+            use()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.training and model.calibrated_subnet == model.space.parse(6111)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda images: images[:0], 'needs images, got none'),
+        (lambda images: images.to(torch.uint8), r'images are torch.uint8, expected normalised ones'),
+        (lambda images: images[:, :1], r'images have shape \(40, 1, 32, 32\), expected \(N, 3, H, W\)'),
+        (lambda images: images[0], r'images have shape \(3, 32, 32\), expected'),
+    ],
+)
+def test_images_that_a_model_does_not_take(data, change, message):
+    model, images = _small(), change(data.calibration)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    other = replace(data, calibration=images)
+    for use in (lambda: condnet.calibrate(model, images), lambda: list(predict(model, [5], other))):
+        with pytest.raises(condnet.CondnetError, match=message):
+            use()
+    with pytest.raises(condnet.CondnetError, match='batch size of the calibration is 0, expected at least 1'):
+        condnet.calibrate(model, data.calibration, batch_size=0)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_failed_calibration_leaves_the_statistics(data):
+    """Wherever it fails: here at the classifier."""
+    model = _small()
+    condnet.calibrate(model, data.calibration)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.set_active_subnet(5)
+    handle = model.head.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        condnet.calibrate(model, data.calibration)
+    handle.remove()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.stem.bn.momentum == 0.1
+
+
+def test_images_go_to_the_models_data_type(data):
+    model, other = _small(), _small()
+    condnet.calibrate(model, data.calibration)
+    condnet.calibrate(other, data.calibration.double())
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in model.state_dict().items())
+    doubled = replace(data, calibration=data.calibration.double())
+    assert list(predict(model, [5], doubled)) == list(predict(model, [5], data)) == [evaluate_subnet(model, 5, doubled)]
+
+
+def test_engine_gives_the_numbers_of_the_plain_loop_with_smaller_last_batches(data):
+    model = _small(split=True)
+    images = torch.randn(300, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    archs = model.space.sample_distinct(6, seed=3)
+    for num in (257, 300):
+        ragged = EvaluationData(images[:num], images[:45], data.targets[:45], batch_size=20)
+        assert {p.index: p for p in predict(model, archs, ragged)} == _plain(model, archs, ragged)
+
+
 def test_calibration_touches_only_the_active_subnet(supernet, data):
     arch = supernet.space.sample_distinct(1, seed=4)[0]
     supernet.set_active_subnet(arch)
@@ -103,8 +222,6 @@ def test_bad_calls(data):
     model = timm.create_model('nb201_cond_supernet', space='only_conv')
     with pytest.raises(ValueError, match='not in the subset'):
         evaluate_subnet(model, (1, 1, 1, 1, 1, 1), data)
-    with pytest.raises(ValueError, match='needs images'):
-        condnet.calibrate(model, data.calibration[:0])
 
 
 def _plain(model, archs, data):

@@ -1,14 +1,19 @@
 """What all super-networks have in common: the active sub-network, the split, and the way in and out of checkpoints."""
 
+import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
+import timm
 import torch
 from timm.layers import SelectAdaptivePool2d
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from condnet.choice import ChoiceBlock, Copies
 from condnet.errors import CondnetError
@@ -40,6 +45,41 @@ class Step:
         return cls(module, (module,), lambda state: (module(state[0]),))
 
 
+_Active = tuple[Arch | None]  # what is active, in a tuple of its own: None within is over-complete
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is known of a super-network's BatchNorm statistics: by that the use of others' is noticed.
+
+    Args:
+        fit: What they fit; None for nothing in particular, as where training has mixed several sub-networks.
+        may_be_initial: Whether they may be those of a new network, which nobody expects anything of.
+        trained: What was trained last.
+        passes: How many forward passes in training this was at a stretch.
+    """
+
+    fit: _Active | None = None
+    may_be_initial: bool = True
+    trained: _Active | None = None
+    passes: int = 0
+
+    @classmethod
+    def of(cls, arch: Arch | None) -> 'Statistics':
+        """Those of a calibrated sub-network, or of the calibrated over-complete state."""
+        return cls((arch,), may_be_initial=False)
+
+    def after_training(self, arch: Arch | None, are_initial: bool) -> 'Statistics':
+        """After one more forward pass in training; what a single sub-network has made is as good as calibrated."""
+        active = (arch,)
+        passes = self.passes + 1 if active == self.trained else 1
+        fit = are_initial or active == self.fit or passes >= _PASSES_TO_FORGET
+        return Statistics(active if fit else None, False, active, passes)
+
+
+_PASSES_TO_FORGET = 50  # with BatchNorm's momentum of 0.1, what was before makes up 0.5% then
+
+
 class Supernet(nn.Module):
     """A super-network: a network in which every decision is a `ChoiceBlock`.
 
@@ -51,16 +91,22 @@ class Supernet(nn.Module):
     in_chans: int
     global_pool: SelectAdaptivePool2d
     pretrained_cfg: dict[str, Any]  # set by timm
-    calibrated_subnet: Arch | None = None  # whose BatchNorm statistics it has; None: of no single one
-    _is_pretrained: bool = False  # and therefore expected to have somebody's
+    statistics = Statistics()
     _has_warned: bool = False  # that they are not the active sub-network's
 
     def _start(self, split: bool, active_subnet: 'str | int | Arch | None') -> None:
         """What a constructor does last."""
+        self.register_forward_pre_hook(_before_forward)
+        self.register_load_state_dict_post_hook(_after_load)
         if split:
             self.split()
         if active_subnet is not None:
             self.set_active_subnet(active_subnet)
+
+    @property
+    def calibrated_subnet(self) -> Arch | None:
+        """The architecture whose BatchNorm statistics these are; None if they are of no single one."""
+        return None if self.statistics.fit is None else self.statistics.fit[0]
 
     def set_calibrated_subnet(self, arch: 'str | int | Arch | None') -> None:
         """Say whose BatchNorm statistics these are; the use of any other sub-network warns of that, once.
@@ -71,18 +117,23 @@ class Supernet(nn.Module):
         Raises:
             CondnetError: If it is no architecture of `space`.
         """
-        self.calibrated_subnet = None if arch is None else self.space.parse(arch)
-        self._is_pretrained = True
-        self.register_forward_pre_hook(_check_calibration)
+        known = Statistics(may_be_initial=False)
+        self.statistics = known if arch is None else Statistics.of(self.space.parse(arch))
 
-    def _warn_of_statistics(self) -> None:
-        """Say once that the BatchNorm statistics of a pretrained super-network do not fit the active sub-network."""
-        fit = self.active_subnet is not None and self.active_subnet == self.calibrated_subnet
-        if self._is_pretrained and not fit and not self._has_warned:
-            text = 'the BatchNorm statistics are not of the active sub-network; call condnet.calibrate(model, images)'
-            # `warnings.warn` would take it for a line of torch's, and show it for one model of the process only.
-            warnings.warn_explicit(text, UserWarning, __file__, 0)
-            self._has_warned = True
+    def check_statistics(self) -> None:
+        """Warn, once, if the BatchNorm statistics do not fit the active sub-network; not of a new network's."""
+        if self.statistics.fit == (self.active_subnet,) or self._has_warned or self._has_initial_statistics():
+            return
+        self._has_warned = True
+        _warn('the BatchNorm statistics are not of the active sub-network; call condnet.calibrate(model, images)')
+
+    def _has_initial_statistics(self) -> bool:
+        """Whether no image has passed the BatchNorm layers in training, neither here nor where they come from."""
+        if not self.statistics.may_be_initial:
+            return False
+        counts = [m.num_batches_tracked for m in self.modules() if isinstance(m, _BatchNorm)]
+        numbers = [count for count in counts if count is not None and not count.is_meta]
+        return not (numbers and bool(torch.stack(numbers).any()))
 
     def choice_blocks(self) -> list[ChoiceBlock]:
         """All choice blocks; several of them may make the same decision, as the cells of nb201 do."""
@@ -182,7 +233,7 @@ class Supernet(nn.Module):
             CondnetError: In the over-complete state.
         """
         self._check_active()
-        self._warn_of_statistics()
+        self.check_statistics()
         reference = next(self.parameters())
         net = self._make_standalone(cast(Arch, self.active_subnet), self._standalone_args())
         net.to(device=reference.device, dtype=reference.dtype)
@@ -216,12 +267,31 @@ class Supernet(nn.Module):
         return state
 
 
-def _check_calibration(model: Supernet, _: Any) -> None:
-    """Before a forward pass of a pretrained super-network."""
+def _before_forward(model: Supernet, _: Any) -> None:
+    """Before a forward pass: in training statistics change, otherwise they have to fit."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # this is not for a graph
+        return
     if model.training:
-        model.calibrated_subnet = None  # its statistics change
+        model.statistics = model.statistics.after_training(model.active_subnet, model._has_initial_statistics())
     else:
-        model._warn_of_statistics()
+        model.check_statistics()
+
+
+def _after_load(model: Supernet, _: Any) -> None:
+    """After a `load_state_dict`: nothing is known any more."""
+    model.statistics = Statistics()
+
+
+_LIBRARIES = tuple(f'{Path(file).parent}{os.sep}' for file in (Path(__file__).parent, torch.__file__, timm.__file__))
+
+
+def _warn(text: str) -> None:
+    """Warn, as of the line outside of the libraries that has led here."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename.startswith(_LIBRARIES) and frame.f_back is not None:
+        frame = frame.f_back
+    # `warnings.warn` would show it for one model of each line of the program only.
+    warnings.warn_explicit(text, UserWarning, frame.f_code.co_filename, frame.f_lineno)
 
 
 def state_dict_is_split(state_dict: dict[str, Any]) -> bool:
