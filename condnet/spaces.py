@@ -11,11 +11,11 @@ those of "Conditional super-network weights", section 3.3.
 import functools
 import itertools
 import math
+import operator
 import random
 import re
-from collections.abc import Iterator, Sequence
-import operator
 import reprlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 

@@ -41,7 +41,8 @@ class TrainingStep:
             normalises each part for itself, as it does the shares of several processes.
         amp_dtype: Data type of autocast, or None for none; float16 comes with loss scaling.
         updates_unsampled: Whether weights that are not sampled decay and follow their momentum, as in the authors'
-            code; or else they stay as they are.
+            code; or else they stay as they are. Of an operation's weight sets only the one trained last does, see
+            `SupernetTask.stored_parameters`.
     """
 
     def __init__(
@@ -83,8 +84,9 @@ class TrainingStep:
         parameters = [p for group in self.optimizer.param_groups for p in group['params']]
         self.group.average([mean, *(p.grad for p in parameters if p.grad is not None)])
         if self.updates_unsampled:
+            stored = self.task.stored_parameters()
             for parameter in parameters:
-                if parameter.grad is None:
+                if parameter.grad is None and parameter not in stored:
                     parameter.grad = torch.zeros_like(parameter)
         self.scaler.step(self.optimizer)
         self.scaler.update()

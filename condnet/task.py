@@ -55,7 +55,7 @@ class SupernetTask(ClassificationTask):
         device: Where the model is.
         sampling: How they are drawn, see `archs_of_step`.
         shares_momentum: Whether the copies that the split makes of a weight go on with one momentum for all of them, as
-            in the authors' code; or else each has its own.
+            in the authors' code, see `stored_parameters`; or else each has its own.
         operation_weights: How often operations are drawn relative to each other, see `archs_of_step`.
 
     Raises:
@@ -81,6 +81,7 @@ class SupernetTask(ClassificationTask):
         self.step = 0  # steps begun so far
         self.counts: Counter[Choice] = Counter()  # how many of them trained an operation in a context
         self.counts_since_split: Counter[Choice] = Counter()
+        self.last_contexts: dict[tuple[int, int], int] = {}  # by decision and operation, the context trained last
 
     @property
     def model(self) -> Any:
@@ -102,6 +103,7 @@ class SupernetTask(ClassificationTask):
             self.model.set_active_subnet(arch)
             choices = choices_of(self.model.space, arch)
             self.counts.update(choices)
+            self.last_contexts.update({(decision, operation): context for decision, operation, context in choices})
             if self.model.is_split:
                 self.counts_since_split.update(choices)
             yield
@@ -130,6 +132,23 @@ class SupernetTask(ClassificationTask):
                     for parameter, copied in zip(source.parameters(), module.parameters(), strict=True):
                         optimizer.state[copied] = optimizer.state[parameter]
 
+    def stored_parameters(self) -> set[nn.Parameter]:
+        """Parameters of the weight sets that the authors' code would have put away.
+
+        There an operation has one live weight set, that of the context in which it was trained last, and the optimizer
+        knows no other. Those of the other contexts are swapped in when they are needed, and stand still until then.
+        """
+        if not isinstance(self.model, Supernet) or not self.model.is_split:
+            return set()
+        return {
+            parameter
+            for block in self.model.choice_blocks()
+            for operation in block.space.choices
+            for context, module in enumerate(block.weight_sets(operation))
+            if context != self.last_contexts.get((block.decision, operation), 0)
+            for parameter in module.parameters()
+        }
+
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
         if ema:
             return {}
@@ -141,6 +160,7 @@ class SupernetTask(ClassificationTask):
             'untrained': untrained_choices(self.model, self.counts_since_split) if is_supernet else [],
             'counts': dict(self.counts),
             'counts_since_split': dict(self.counts_since_split),
+            'last_contexts': dict(self.last_contexts),
         }
 
     def load_task_state(
@@ -150,3 +170,4 @@ class SupernetTask(ClassificationTask):
             self.step = state['step']
             self.counts = Counter(state['counts'])
             self.counts_since_split = Counter(state['counts_since_split'])
+            self.last_contexts = dict(state.get('last_contexts', {}))  # older checkpoints have none

@@ -404,6 +404,9 @@ def check_resumable(checkpoint: dict[str, Any], args: argparse.Namespace) -> tup
         progress, is_split = Progress(**checkpoint['progress']), checkpoint['task_state']['split']
     except (KeyError, TypeError) as error:
         raise CondnetError(f'{args.resume} is of another version of condnet: rank it, but train anew') from error
+    if is_split and args.update_unsampled and 'last_contexts' not in checkpoint['task_state']:
+        raise CondnetError(f'{args.resume} was trained by a version of condnet whose --update-unsampled was not the '
+                           "authors' method after the split: go on from its last unsplit checkpoint")  # fmt: skip
     num_before = before.get('num_processes', 1)
     if progress.batch and args.dataset not in (None, 'glyphs') and num_before != args.num_processes:
         raise CondnetError(f'{args.resume} is in mid-epoch, and with --dataset the order of the images depends on the '

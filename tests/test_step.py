@@ -1,5 +1,7 @@
 """One training step: sampling, gradient accumulation, precision, and the authors' variants of the method."""
 
+import copy
+import io
 import re
 from collections import Counter
 from functools import partialmethod
@@ -141,6 +143,154 @@ def test_momentum_of_copies(shares, tiny_data, tmp_path):
                     num_copies += 1
                     assert (step.optimizer.state[parameter] is step.optimizer.state[other]) == shares
     assert num_copies > 50
+
+
+class AuthorsTraining:
+    """What the authors' code computes, in plain words: an unsplit super-network, which is all that the optimizer knows.
+
+    Before a step, the weight set of an operation's context is swapped in, if another one is live, and that one stored.
+
+    Args:
+        task: A task before the split.
+        optimizer: Its optimizer.
+        shares: Whether momentum stays with the live weights; or else it is stored and swapped in with them.
+        updates: Whether the live weights of what is not sampled have a gradient of zero; or else none.
+    """
+
+    def __init__(self, task, optimizer, shares: bool, updates: bool) -> None:
+        self.live = dict(task.last_contexts)
+        self.seed, self.sampling, self.shares, self.updates = task.seed, task.sampling, shares, updates
+        self.model, self.optimizer = copy.deepcopy((task.model, optimizer))
+        self.stored = {  # of every context, as the split makes copies
+            (block, operation, context): self.take_out(block, operation)
+            for block in self.model.choice_blocks()
+            for operation in self.model.space.choices
+            for context in range(self.model.space.num_contexts(block.decision))
+        }
+
+    def take_out(self, block, operation):
+        module = block.weight_sets(operation)[0]
+        momenta = [self.optimizer.state[p]['momentum_buffer'].clone() for p in module.parameters()]
+        return copy.deepcopy(module.state_dict()), momenta
+
+    def swap_in(self, arch) -> None:
+        for block in self.model.choice_blocks():
+            operation = arch[block.decision]
+            live, context = self.live[block.decision, operation], self.model.space.context(arch, block.decision)
+            if live != context:
+                self.stored[block, operation, live] = self.take_out(block, operation)
+                state_dict, momenta = self.stored[block, operation, context]
+                module = block.weight_sets(operation)[0]
+                module.load_state_dict(state_dict)
+                if not self.shares:
+                    for parameter, momentum in zip(module.parameters(), momenta, strict=True):
+                        self.optimizer.state[parameter]['momentum_buffer'] = momentum.clone()
+        self.live.update({(d, o): c for d, o, c in choices_of(self.model.space, arch)})
+
+    def step(self, number, images, targets, num_parts) -> None:
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter) if self.updates else None
+        for arch in archs_of_step(self.model.space, self.seed, number, self.sampling):
+            self.swap_in(arch)
+            self.model.set_active_subnet(arch)
+            for part, labels in zip(images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True):
+                loss = nn.functional.cross_entropy(self.model(part), labels)
+                (loss * (len(part) / len(images))).backward()
+        self.optimizer.step()
+
+    def check(self, model, optimizer) -> int:
+        """Compare with a split super-network, to the bit; returns the number of weight sets compared."""
+        num = 0
+        for block, other in zip(self.model.choice_blocks(), model.choice_blocks(), strict=True):
+            for operation in model.space.choices:
+                live = self.take_out(block, operation)
+                for context, module in enumerate(other.weight_sets(operation)):
+                    is_live = context == self.live[block.decision, operation]
+                    expected, momenta = live if is_live else self.stored[block, operation, context]
+                    for key, value in module.state_dict().items():
+                        assert torch.equal(value, expected[key]), (operation, context, key)
+                    for parameter, momentum in zip(
+                        module.parameters(), live[1] if self.shares else momenta, strict=True
+                    ):
+                        assert torch.equal(optimizer.state[parameter]['momentum_buffer'], momentum)
+                        num += 1
+        rest = {key: value for key, value in model.state_dict().items() if '.candidates.' not in key}
+        assert all(torch.equal(value, self.model.state_dict()[key]) for key, value in rest.items())
+        return num
+
+
+def resumed(task, optimizer, make):
+    """A task and its optimizer that go on from the state of others, as a checkpoint holds it."""
+    file = io.BytesIO()
+    torch.save({'optimizer': optimizer.state_dict(), **task.get_checkpoint_state()}, file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    task, optimizer = make()
+    task.split(optimizer)
+    task.load_checkpoint_state(state['state_dict'], state['task_state'])
+    optimizer.load_state_dict(state['optimizer'])
+    task.share_momentum(optimizer)
+    return task, optimizer
+
+
+@pytest.mark.parametrize(
+    ('shares', 'updates', 'sampling', 'num_parts', 'implementation'),
+    [
+        (True, True, 'uniform', 1, {}),
+        (True, True, 'uniform', 2, {'foreach': True}),
+        (True, True, 'fair', 1, {'fused': True}),
+        (True, False, 'uniform', 1, {}),
+        (False, True, 'uniform', 1, {}),
+        (False, False, 'uniform', 1, {}),
+    ],
+)
+def test_the_authors_training(shares, updates, sampling, num_parts, implementation):
+    """Through the split, and a resume after it."""
+
+    def make():
+        kwargs = {'space': 'no_zero', 'cells_per_stage': 1, 'channels': (4, 4, 4), 'dtype': torch.float64}
+        task, optimizer = make_training('nb201_cond_supernet', **kwargs)
+        task.sampling, task.shares_momentum = sampling, shares
+        for group in optimizer.param_groups:
+            group.update(implementation)
+        return task, optimizer
+
+    def batch(number):
+        images, targets = random_batch(6, seed=number)
+        return images[..., ::2, ::2].double(), targets
+
+    task, optimizer = make()
+    step = TrainingStep(task, optimizer, None, num_parts, None, updates)
+    for number in range(20):
+        step(*batch(number))
+    plain = AuthorsTraining(task, optimizer, shares, updates)
+    task.split(optimizer)
+    for number in range(20, 44):
+        if number == 32:
+            task, optimizer = resumed(task, optimizer, make)
+            step = TrainingStep(task, optimizer, None, num_parts, None, updates)
+        step(*batch(number))
+        plain.step(number, *batch(number), num_parts)
+        if number in (20, 31, 32, 43):
+            assert plain.check(task.model, optimizer) > 100
+    assert len({context for decision, _, context in task.counts_since_split if decision == 5}) > 8
+
+
+def test_a_training_whose_stored_weights_moved_is_not_gone_on_with(tiny_data, tmp_path, capsys):
+    """Split ones of versions that did not know which weight sets were live; before the split nothing was different."""
+    more = ('--share-momentum', '--update-unsampled', '--eval-interval', '0', '--keep-epochs', '2')
+    arguments = train_args(tiny_data, tmp_path, *more)
+    assert main([*arguments, '--stop-epoch', '3']) == 0
+    for name in (LAST, 'milestone-2.pth.tar'):
+        checkpoint = read_training_checkpoint(tmp_path / name)
+        del checkpoint['task_state']['last_contexts']
+        torch.save(checkpoint, tmp_path / name)
+    assert main([*arguments, '--resume', str(tmp_path)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert 'whose --update-unsampled was not' in error and error.endswith('go on from its last unsplit checkpoint')
+    other = tmp_path / 'other'
+    assert main([*train_args(tiny_data, other, *more), '--resume', str(tmp_path / 'milestone-2.pth.tar')]) == 0
+    assert read_training_checkpoint(other / LAST)['task_state']['last_contexts']
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch():

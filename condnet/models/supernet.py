@@ -77,6 +77,7 @@ class Statistics:
         return Statistics(active if fit else None, False, active, passes)
 
 
+_MIXED = Statistics(may_be_initial=False)
 _PASSES_TO_FORGET = 50  # with BatchNorm's momentum of 0.1, what was before makes up 0.5% then
 
 
@@ -117,8 +118,7 @@ class Supernet(nn.Module):
         Raises:
             CondnetError: If it is no architecture of `space`.
         """
-        known = Statistics(may_be_initial=False)
-        self.statistics = known if arch is None else Statistics.of(self.space.parse(arch))
+        self.statistics = _MIXED if arch is None else Statistics.of(self.space.parse(arch))
 
     def check_statistics(self) -> None:
         """Warn, once, if the BatchNorm statistics do not fit the active sub-network; not of a new network's."""
@@ -129,10 +129,10 @@ class Supernet(nn.Module):
 
     def _has_initial_statistics(self) -> bool:
         """Whether no image has passed the BatchNorm layers in training, neither here nor where they come from."""
-        if not self.statistics.may_be_initial:
-            return False
+        if not self.statistics.may_be_initial or torch.compiler.is_compiling():  # what a graph cannot look at
+            return self.statistics.may_be_initial
         counts = [m.num_batches_tracked for m in self.modules() if isinstance(m, _BatchNorm)]
-        numbers = [count for count in counts if count is not None and not count.is_meta]
+        numbers = [count for count in counts if type(count) is torch.Tensor and not count.is_meta]  # no fake ones
         return not (numbers and bool(torch.stack(numbers).any()))
 
     def choice_blocks(self) -> list[ChoiceBlock]:
@@ -269,17 +269,20 @@ class Supernet(nn.Module):
 
 def _before_forward(model: Supernet, _: Any) -> None:
     """Before a forward pass: in training statistics change, otherwise they have to fit."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # this is not for a graph
+    if torch.compiler.is_exporting():  # a warning is not for a graph
         return
-    if model.training:
-        model.statistics = model.statistics.after_training(model.active_subnet, model._has_initial_statistics())
-    else:
+    if not model.training:
         model.check_statistics()
+    elif not torch.compiler.is_compiling():
+        model.statistics = model.statistics.after_training(model.active_subnet, model._has_initial_statistics())
+    elif not model.statistics.may_be_initial and model.statistics.fit != (model.active_subnet,):
+        model.statistics = _MIXED  # a number of passes would be a constant of the graph
 
 
 def _after_load(model: Supernet, _: Any) -> None:
     """After a `load_state_dict`: nothing is known any more."""
     model.statistics = Statistics()
+    model.statistics = Statistics(may_be_initial=model._has_initial_statistics())
 
 
 _LIBRARIES = tuple(f'{Path(file).parent}{os.sep}' for file in (Path(__file__).parent, torch.__file__, timm.__file__))
