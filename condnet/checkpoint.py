@@ -240,11 +240,13 @@ class Loaded:
         model: The model, with its weights, on the CPU.
         training: How they were trained, see `training_of`.
         sha256: Of the checkpoint, see `sha256`.
+        fingerprint: Of the training images, see `condnet.data.fingerprint`; None if it is not recorded.
     """
 
     model: nn.Module
     training: dict[str, Any]
     sha256: str
+    fingerprint: Any = None
 
 
 def load_model(path: str | Path, use_ema: bool = False) -> nn.Module:
@@ -274,9 +276,10 @@ def load_checkpoint(path: str | Path, use_ema: bool = False) -> Loaded:
         meant = _arch_as_meant(config['architecture'], arguments)
         kwargs = {'pretrained': True} | ({} if meant is arguments else {'arch': meant['arch']})
         model = _create_model(f'local-dir:{path}', kwargs, path)
-        return Loaded(model, config.get('training', {}), sha256(path))
+        return Loaded(model, config.get('training', {}), sha256(path), config.get('data_fingerprint'))
     checkpoint = read_training_checkpoint(path)
-    return Loaded(_load_training_model(path, checkpoint, use_ema), _describe(checkpoint), checkpoint['sha256'])
+    model, recorded = _load_training_model(path, checkpoint, use_ema), vars(checkpoint['args']).get('data_fingerprint')
+    return Loaded(model, _describe(checkpoint), checkpoint['sha256'], recorded)
 
 
 def _load_training_model(path: Path, checkpoint: dict[str, Any], use_ema: bool) -> nn.Module:
@@ -355,7 +358,13 @@ def _describe(checkpoint: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def save_model(model: nn.Module, folder: str | Path, training: dict[str, Any] | None = None, half: bool = True) -> None:
+def save_model(
+    model: nn.Module,
+    folder: str | Path,
+    training: dict[str, Any] | None = None,
+    half: bool = True,
+    fingerprint: dict[str, Any] | None = None,
+) -> None:
     """Write a model as it goes to the Hub: `model.safetensors` and `config.json`.
 
     BatchNorm statistics are always stored in full precision. timm and condnet load everything into fp32.
@@ -365,6 +374,7 @@ def save_model(model: nn.Module, folder: str | Path, training: dict[str, Any] | 
         folder: Where to; it is created.
         training: How the weights were trained, see `training_of`.
         half: Whether parameters are stored in half precision.
+        fingerprint: Of the training images, see `condnet.data.fingerprint`.
 
     Raises:
         OSError: If it cannot be written. What was there is as it was then. (A kill between the replacement of the one
@@ -383,7 +393,8 @@ def save_model(model: nn.Module, folder: str | Path, training: dict[str, Any] | 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         try:
-            save_for_hf(stored, temporary, {'training': training or {}}, safe_serialization=True)
+            more = {'training': training or {}} | ({'data_fingerprint': fingerprint} if fingerprint else {})
+            save_for_hf(stored, temporary, more, safe_serialization=True)
         except SafetensorError as error:  # its own even where the disk is full
             raise OSError(f'cannot write the weights to {folder}: {error}') from error
         weights, config = Path(temporary) / WEIGHTS_NAME, Path(temporary) / CONFIG_NAME
@@ -413,7 +424,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def convert() -> None:
         loaded = load_checkpoint(args.checkpoint)
-        save_model(loaded.model, args.folder, loaded.training)
+        save_model(loaded.model, args.folder, loaded.training, fingerprint=loaded.fingerprint)
 
     return run('condnet.checkpoint', convert)
 

@@ -94,7 +94,7 @@ def save_calibrated(
     model.set_active_subnet(best.index)
     with autocast(data):
         calibrate(model, data.calibration, momentum=data.momentum)
-    save_model(model.eval(), folder, args.training)
+    save_model(model.eval(), folder, args.training, fingerprint=args.fingerprint)
 
 
 def find_test_images(validation: Images, args: argparse.Namespace) -> tuple[Images, str]:

@@ -244,6 +244,7 @@ def search_architectures(args: argparse.Namespace) -> dict[str, Any]:
             'sampler': args.sampler,
             'seed': args.seed,
             'training': args.training,
+            'data_match': args.data_match,
             'hardware': hardware_name(find_device(args.device)),
             'versions': {'torch': torch.__version__, 'timm': timm.__version__, 'optuna': optuna.__version__},
         }

@@ -42,6 +42,7 @@ from condnet.data import (
     choose_timm_images,
     create_timm_loader,
     dataset_name,
+    fingerprint,
     withheld_indices,
 )
 from condnet.distributed import Group, join_group
@@ -396,6 +397,9 @@ def check_resumable(checkpoint: dict[str, Any], args: argparse.Namespace) -> tup
     for name in _SAME:
         value = before.get(name, parser.get_default(name))  # the flag may be newer than the checkpoint
         if value != getattr(args, name):
+            if name == 'data_sha256':
+                raise CondnetError(f'{args.resume} was trained with {name} {value!r}, not {getattr(args, name)!r}: a '
+                                   'resumed training keeps its images, and in the same encoding')  # fmt: skip
             raise CondnetError(
                 f'{args.resume} was trained with {name} {value!r}, not {getattr(args, name)!r}; a resumed training '
                 f'keeps it'
@@ -439,7 +443,7 @@ def open_data(args: argparse.Namespace) -> Images | None:
     num_classes = 10 if images is None else len(images.classes)
     input_size = [3, 32, 32] if images is None else list(images.images.shape[1:])
     args.num_classes, args.input_size = args.num_classes or num_classes, args.input_size or input_size
-    args.data_name, args.data_sha256 = args.dataset, None
+    args.data_name, args.data_sha256, args.data_fingerprint = args.dataset, None, None
     source = args.data_dir or args.dataset
     if images is not None:
         args.data_name = dataset_name(images)
@@ -448,6 +452,7 @@ def open_data(args: argparse.Namespace) -> Images | None:
         if args.num_classes < num_classes:
             raise CondnetError(f'--num-classes is {args.num_classes}, but {source} has {num_classes} classes')
         check_size(images, args.input_size)
+        args.data_fingerprint = None if args.data_name == 'glyphs' else fingerprint(images)
     return images
 
 
@@ -563,7 +568,8 @@ def prepare_output(
             raise CondnetError(f'another training has gone on in {output} meanwhile; run the same command again')
     if resumed is not None and _is_same(resumed, output / PREVIOUS):
         os.replace(output / PREVIOUS, output / LAST)  # else the next checkpoint would replace it by the damaged one
-    write_file(output / 'args.yaml', yaml.safe_dump(vars(args)).encode())
+    flags = {key: value for key, value in vars(args).items() if key != 'data_fingerprint'}  # it is for no reader
+    write_file(output / 'args.yaml', yaml.safe_dump(flags).encode())
     return output
 
 

@@ -18,7 +18,7 @@ from condnet.benchmarks import FILE_NAMES, PACKAGED_TABLES, BenchmarkTable, hold
 from condnet.checkpoint import load_checkpoint, write_file
 from condnet.commands import DATASET_HELP, find_device, hardware_name, open_images, run
 from condnet.counts import describe_untrained
-from condnet.data import Images, check_size, choose_timm_images, dataset_name
+from condnet.data import Images, check_size, choose_timm_images, dataset_name, match_images
 from condnet.errors import CondnetError
 from condnet.models import Supernet
 from condnet.ranking import (
@@ -146,7 +146,8 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
     path = Path(args.results_file)
     journal = Journal(path.with_suffix('.partial'), settings)
     predictions = rank_architectures(model, archs, data, journal, team)
-    summary = {**summarize_predictions(predictions, table), **settings}
+    # The journal does without the last: those of before it was recorded are continued.
+    summary = {**summarize_predictions(predictions, table), **settings, 'data_match': args.data_match}
     write_results(path, predictions, table, summary)
     journal.remove()
     print(format_summary(summary))
@@ -172,9 +173,10 @@ def rank_architectures(
 
 
 def load_supernet(args: argparse.Namespace) -> Supernet:
-    """The super-network of the checkpoint; settles what `args` say of it, `training` and `checkpoint_sha256`."""
+    """The super-network of the checkpoint; settles `training`, `fingerprint` and `checkpoint_sha256` of `args`."""
     loaded = load_checkpoint(args.checkpoint, args.use_ema)
     model, args.training, args.checkpoint_sha256 = loaded.model, loaded.training, loaded.sha256
+    args.fingerprint = loaded.fingerprint
     if not isinstance(model, Supernet):
         raise CondnetError(f'{args.checkpoint} holds a {type(model).__name__}, expected a super-network')
     name = model.pretrained_cfg['architecture']
@@ -186,6 +188,8 @@ def load_supernet(args: argparse.Namespace) -> Supernet:
 
 def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[Images, Images, str]:
     """Images to calibrate on, images to validate on, which no training has seen, and the name of the data set.
+
+    Settles `data_match` of `args`: how the images are those that the checkpoint was trained on, see `match_images`.
 
     Raises:
         CondnetError: If the checkpoint was trained on another data set.
@@ -213,9 +217,11 @@ def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[I
     trained_on = args.training.get('data_name', name)
     if trained_on != name:
         raise CondnetError(f'{args.checkpoint} was trained on data {trained_on!r}, not on {name!r} of {source}')
-    if images is not None and args.training.get('data_sha256') not in (None, images.sha256()):
-        raise CondnetError(f'{args.checkpoint} was trained on other images than those of {source}: their SHA-256 '
-                           'differs, so it may have seen what is withheld here')  # fmt: skip
+    args.data_match = None
+    if images is not None:
+        args.data_match = match_images(images, args.training, args.fingerprint, args.checkpoint, source)
+        if args.data_match and 'largest_distance' in args.data_match:
+            _logger.info('%s holds the images of the checkpoint in another encoding: %s', source, args.data_match)
     if int(validation.targets.max()) >= model.num_classes:
         raise CondnetError(f'{source} has more classes than the {model.num_classes} of {args.checkpoint}')
     return calibration, validation, name

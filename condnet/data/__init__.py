@@ -1,5 +1,6 @@
 """Data: images in memory, the withheld ones, and batches to train on."""
 
+from condnet.data.fingerprint import fingerprint, match_images
 from condnet.data.images import (
     CIFAR10_CLASSES,
     CIFAR10_IMAGES,
@@ -50,8 +51,10 @@ __all__ = [
     'create_timm_loader',
     'dataset_name',
     'epoch_generator',
+    'fingerprint',
     'holds_images',
     'load_images',
+    'match_images',
     'normalize',
     'subset_withheld',
     'timm_images',
