@@ -18,7 +18,7 @@ from condnet.benchmarks import FILE_NAMES, PACKAGED_TABLES, BenchmarkTable, hold
 from condnet.checkpoint import load_checkpoint, write_file
 from condnet.commands import DATASET_HELP, find_device, hardware_name, open_images, run
 from condnet.counts import describe_untrained
-from condnet.data import Images, check_size, choose_timm_images, dataset_name, match_images
+from condnet.data import Images, check_size, choose_timm_images, dataset_name, holds_names, match_images
 from condnet.errors import CondnetError
 from condnet.models import Supernet
 from condnet.ranking import (
@@ -197,9 +197,14 @@ def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[I
     if not args.data_dir and not args.dataset and args.training.get('data_name') == 'glyphs':
         args.dataset = 'glyphs'  # which is always at hand
     size, images = model.pretrained_cfg['input_size'], open_images(args)
-    source = args.data_dir or args.dataset
+    source, args.data_match = args.data_dir or args.dataset, None
+    if images is not None:
+        check_size(images, size)
+    name = args.dataset if images is None else dataset_name(images)
+    trained_on = args.training.get('data_name', name)
+    if trained_on != name:
+        raise CondnetError(f'{args.checkpoint} was trained on data {trained_on!r}, not on {name!r} of {source}')
     if images is None:
-        name = args.dataset
         nums = args.calib_batches * CALIBRATION_BATCH_SIZE, args.eval_images or 5000
         calibration, validation = choose_timm_images(
             args.dataset,
@@ -211,17 +216,13 @@ def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[I
             args.calib_augment,
         )
     else:
-        check_size(images, size)
-        name = dataset_name(images)
-        calibration, validation = choose_images(images, args.calib_batches, args.eval_images, args.calib_augment)
-    trained_on = args.training.get('data_name', name)
-    if trained_on != name:
-        raise CondnetError(f'{args.checkpoint} was trained on data {trained_on!r}, not on {name!r} of {source}')
-    args.data_match = None
-    if images is not None:
-        args.data_match = match_images(images, args.training, args.fingerprint, args.checkpoint, source)
+        has_names = args.dataset is not None or holds_names(args.data_dir)
+        images, args.data_match = match_images(
+            images, args.training, args.fingerprint, args.checkpoint, source, has_names
+        )
         if args.data_match and 'largest_distance' in args.data_match:
-            _logger.info('%s holds the images of the checkpoint in another encoding: %s', source, args.data_match)
+            _logger.info(f'{source} matches the images of {args.checkpoint}: {args.data_match}')
+        calibration, validation = choose_images(images, args.calib_batches, args.eval_images, args.calib_augment)
     if int(validation.targets.max()) >= model.num_classes:
         raise CondnetError(f'{source} has more classes than the {model.num_classes} of {args.checkpoint}')
     return calibration, validation, name

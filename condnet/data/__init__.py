@@ -9,6 +9,7 @@ from condnet.data.images import (
     check_size,
     dataset_name,
     holds_images,
+    holds_names,
     load_images,
 )
 from condnet.data.loader import (
@@ -53,6 +54,7 @@ __all__ = [
     'epoch_generator',
     'fingerprint',
     'holds_images',
+    'holds_names',
     'load_images',
     'match_images',
     'normalize',

@@ -26,7 +26,7 @@ from condnet.errors import CondnetError
 TOLERANCE = 3.0
 _GRID, _STEP, _NUM_RUNS = 4, 2, 1000
 _LUMA = (0.299, 0.587, 0.114)
-# Of data sets whose checkpoints recorded no more than their SHA-256: what `json.dumps(fingerprint(images))` gave.
+# Of data sets whose checkpoints record no more than their SHA-256: what `json.dumps(fingerprint(images))` gave.
 _PACKAGED = {
     '1b85ea14a6ec6155c5ab9c4d5520788d09fc7bafbe268d330795b77a02215b13': 'cifar10.json',
 }
@@ -38,13 +38,14 @@ def fingerprint(images: Images) -> dict[str, Any]:
     Raises:
         CondnetError: If a class has only one image.
     """
-    withheld, trained = _rows(images)
-    return {'counts': _counts(images), 'withheld': _encode(withheld), 'trained': _encode(trained)}
+    rows = _rows(images)
+    withheld = rows[withheld_indices(images.targets)[1]]
+    return {'counts': _counts(images), 'withheld': _encode(withheld), 'trained': _encode(_runs(images, rows))}
 
 
 def match_images(
-    images: Images, training: dict[str, Any], recorded: Any, checkpoint: str, source: str
-) -> dict[str, Any] | None:
+    images: Images, training: dict[str, Any], recorded: Any, checkpoint: str, source: str, has_names: bool = True
+) -> tuple[Images, dict[str, Any] | None]:
     """Check that a training set is the one that a model was trained on, so that it has seen nothing withheld.
 
     Args:
@@ -53,65 +54,112 @@ def match_images(
         recorded: The `fingerprint` in its checkpoint; None if there is none.
         checkpoint: Name of the checkpoint, for errors.
         source: Name of the training set, for errors.
+        has_names: Whether names of files say which image is which. Otherwise withheld images that stand elsewhere in
+            their class are found by content and put where they belong; the others keep their order.
 
     Returns:
-        How they match, for a results file: by identical pixels, or re-encoded, with the largest distance of a withheld
-        image. None if the checkpoint records nothing of its images.
+        The training set, and how it matches, for a results file: by identical pixels, or re-encoded, with the largest
+        distance of a withheld image. None if the checkpoint records nothing of its images.
 
     Raises:
         CondnetError: If images are missing, others, or in another order, or the fingerprint is damaged.
     """
     sha256 = training.get('data_sha256')
     if sha256 is None and recorded is None:
-        return None
+        return images, None
     if sha256 == images.sha256():
-        return {'how': 'identical pixels'}
+        return images, {'how': 'identical pixels'}
     refused = f'{checkpoint} was trained on other images than those of {source}'
     if recorded is None and sha256 in _PACKAGED:
         recorded = json.loads((Path(__file__).parent / 'fingerprints' / _PACKAGED[sha256]).read_text())
     if recorded is None:
         raise CondnetError(f'{refused}: their SHA-256 differs, and it records nothing else to tell a copy by; it may '
                            'have seen what is withheld here')  # fmt: skip
-    counts, wanted = _counts(images), recorded.get('counts') if isinstance(recorded, dict) else None
-    if counts != wanted:
-        raise CondnetError(f'{refused}: they are {counts} by class, expected {wanted}')
-    withheld, trained = _rows(images)
-    distances, tolerance = _compare(withheld, recorded, 'withheld', checkpoint)
-    if num := int((distances > tolerance).sum()):
+    if _counts(images) != (counts := recorded.get('counts') if isinstance(recorded, dict) else None):
+        raise CondnetError(f'{refused}: they are {_counts(images)} by class, expected {counts}')
+    return _match(images, *_read(recorded, images, checkpoint), refused, has_names)
+
+
+def _match(
+    images: Images, expected: torch.Tensor, expected_runs: torch.Tensor, refused: str, has_names: bool
+) -> tuple[Images, dict[str, Any]]:
+    """Compare with recorded rows."""
+    rows, withheld = _rows(images), withheld_indices(images.targets)[1]
+    how, tolerance, distances = 'same images, re-encoded', _tolerance(expected), _rms(rows[withheld] - expected)
+    moves = not has_names and bool((distances > tolerance).any())
+    if moves:
+        order = _find(images, rows, expected)
+        images, rows, how = images.select(order), rows[order], 'same images, re-encoded, in another order'
+        distances = _rms(rows[withheld] - expected)
+    if others := withheld[distances > tolerance].tolist():
         raise CondnetError(
-            f'{refused}: {num} of {len(withheld)} withheld ones differ, first {_name(images, distances > tolerance)}; '
+            f'{refused}: of {len(withheld)} withheld ones {len(others)} differ, first {_name(images, others[0])}; '
             'expected the same ones in the same order, so it may have seen what is withheld here'
         )
-    other, other_tolerance = _compare(trained, recorded, 'trained', checkpoint)
-    if num := int((other > other_tolerance).sum()):
-        raise CondnetError(f'{refused}: those to train on differ, or their order does, in {num} of {len(trained)} '
-                           'places')  # fmt: skip
-    return {
-        'how': 'same images, re-encoded',
-        'largest_distance': round(float(distances.max()), 3),
-        'tolerance': round(tolerance, 3),
-    }
+    if not moves and bool((_rms(_runs(images, rows) - expected_runs) > _tolerance(expected_runs)).any()):
+        raise CondnetError(f'{refused}: the withheld ones are the same, but not those to train on, or their order')
+    distance = round(float(distances.max()), 3)
+    return images, {'how': how, 'largest_distance': distance, 'tolerance': round(tolerance, 3)}
+
+
+def _find(images: Images, rows: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Order (N,) of the images in which those of a class that come closest to the withheld ones are in their places."""
+    withheld = withheld_indices(images.targets)[1]
+    order = torch.arange(len(images))
+    for target in images.targets.unique():
+        members = (images.targets == target).nonzero().flatten()
+        found = torch.cdist(expected[images.targets[withheld] == target], rows[members]).argmin(1)
+        others = torch.ones(len(members), dtype=torch.bool)
+        others[found] = False
+        if int(others.sum()) + len(found) == len(members):  # else one image is the closest to two of them
+            order[members] = members[torch.cat([others.nonzero().flatten(), found])]
+    return order
+
+
+def _tolerance(rows: torch.Tensor) -> float:
+    """The largest distance from recorded rows that is taken for another encoding.
+
+    Where even the images of a class look alike, that is less than `TOLERANCE`: a quarter of what neighbours differ by.
+    """
+    neighbours = _rms(rows.diff(dim=0))
+    return min(TOLERANCE, float(neighbours.median()) / 4) if len(neighbours) else TOLERANCE
+
+
+def _rms(differences: torch.Tensor) -> torch.Tensor:
+    return differences.pow(2).mean(1).sqrt()
+
+
+def _name(images: Images, index: int) -> str:
+    """Class of an image and its position within it."""
+    target = images.targets[index]
+    return f'{images.classes[target]} {index - int((images.targets < target).sum())}'
 
 
 def _counts(images: Images) -> list[int]:
     return images.targets.bincount(minlength=len(images.classes)).tolist()
 
 
-def _rows(images: Images) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows (M, 16 + C) of withheld images, and of runs of the others."""
-    trained, withheld = withheld_indices(images.targets)
-    rows = torch.cat([_coarse(chunk) for chunk in images.images.cpu().split(4096)])  # one by one, for their memory
-    run = -(-len(trained) // _NUM_RUNS)
-    by_class = [rows[trained[images.targets[trained] == target]] for target in images.targets.unique()]
-    return rows[withheld], torch.stack([part.mean(0) for group in by_class for part in group.split(run)])
+def _rows(images: Images) -> torch.Tensor:
+    """Rows (N, 16 + C): luma in 4x4 parts and the mean of each of C channels."""
+    channels = images.images.shape[1]
+    weights = torch.tensor(_LUMA if channels == 3 else [1 / channels] * channels).view(-1, 1, 1)
+    rows = []
+    for chunk in images.images.cpu().split(4096):  # as float32, all at once would fill the memory
+        luma = (chunk.float() * weights).sum(1, keepdim=True)
+        rows.append(torch.cat([F.adaptive_avg_pool2d(luma, _GRID).flatten(1), chunk.float().mean((2, 3))], 1))
+    return torch.cat(rows)
 
 
-def _coarse(images: torch.Tensor) -> torch.Tensor:
-    """Luma in 4x4 parts and the mean of each channel, float32 (N, 16 + C), of uint8 (N, C, H, W)."""
-    pixels, channels = images.float(), images.shape[1]
-    weights = torch.tensor(_LUMA if channels == 3 else [1 / channels] * channels)
-    luma = (pixels * weights.view(-1, 1, 1)).sum(1, keepdim=True)
-    return torch.cat([F.adaptive_avg_pool2d(luma, _GRID).flatten(1), pixels.mean((2, 3))], 1)
+def _runs(images: Images, rows: torch.Tensor) -> torch.Tensor:
+    """Means (R, 16 + C) of the rows of images that are not withheld, over runs within a class."""
+    trained = withheld_indices(images.targets)[0]
+    return torch.stack([run.mean(0) for run in rows[trained].split(_run_lengths(images.targets[trained]))])
+
+
+def _run_lengths(targets: torch.Tensor) -> list[int]:
+    """How many images each run has, of classes (N,) in ascending order."""
+    most = -(-len(targets) // _NUM_RUNS)
+    return [min(most, count - start) for count in targets.bincount().tolist() for start in range(0, count, most)]
 
 
 def _encode(rows: torch.Tensor) -> str:
@@ -119,31 +167,19 @@ def _encode(rows: torch.Tensor) -> str:
     return base64.b85encode(zlib.compress(steps.numpy().tobytes(), 9)).decode()
 
 
-def _decode(text: str, shape: torch.Size) -> torch.Tensor:
-    content = zlib.decompressobj().decompress(base64.b85decode(text), shape.numel() + 1)
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(shape).float() * _STEP
-
-
-def _compare(rows: torch.Tensor, recorded: dict[str, Any], key: str, checkpoint: str) -> tuple[torch.Tensor, float]:
-    """Distances (M,) from the recorded rows, and the largest that is taken for another encoding.
-
-    Where even the images of a class look alike, that is less than `TOLERANCE`: a quarter of what neighbours differ by.
-    """
+def _read(recorded: dict[str, Any], images: Images, checkpoint: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Recorded rows of the withheld images and of runs of the others."""
+    trained, withheld = withheld_indices(images.targets)
+    width = _GRID**2 + images.images.shape[1]
     try:
-        expected = _decode(recorded[key], rows.shape)
+        lengths = {'withheld': len(withheld), 'trained': len(_run_lengths(images.targets[trained]))}
+        first, second = (_decode(recorded[key], lengths[key], width) for key in lengths)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, zlib.error) as error:
-        raise CondnetError(f'the fingerprint of the training images in {checkpoint} is damaged ({key})') from error
-    neighbours = _rms(expected.diff(dim=0))
-    tolerance = min(TOLERANCE, float(neighbours.median()) / 4) if len(neighbours) else TOLERANCE
-    return _rms(rows - expected), tolerance
+        raise CondnetError(f'the fingerprint of the training images in {checkpoint} is damaged') from error
+    return first, second
 
 
-def _rms(differences: torch.Tensor) -> torch.Tensor:
-    return differences.pow(2).mean(1).sqrt()
-
-
-def _name(images: Images, is_other: torch.Tensor) -> str:
-    """Class and position of the first of the withheld images that `is_other` (M,) marks."""
-    index = withheld_indices(images.targets)[1][is_other][0]
-    target = images.targets[index]
-    return f'{images.classes[target]} {int(index - (images.targets < target).sum())}'
+def _decode(text: str, num: int, width: int) -> torch.Tensor:
+    """Rows (num, width); what holds more or fewer of them does not fit the view."""
+    content = zlib.decompressobj().decompress(base64.b85decode(text), num * width + 1)
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(num, width).float() * _STEP

@@ -96,6 +96,12 @@ def holds_images(data_dir: str | Path, train: bool = True) -> bool:
     return _find_source(Path(data_dir), train) is not None
 
 
+def holds_names(data_dir: str | Path) -> bool:
+    """Whether the training images there are files with names, and not CIFAR-10 as torchvision keeps it."""
+    source = _find_source(Path(data_dir), train=True)
+    return source is not None and source.name != CIFAR10.base_folder
+
+
 def _find_source(root: Path, train: bool) -> Path | None:
     """Path of a tar file, a folder of class folders, or torchvision's folder; None if there is none of them.
 
