@@ -42,7 +42,7 @@ from condnet.data import (
     choose_timm_images,
     create_timm_loader,
     dataset_name,
-    fingerprint,
+    fingerprint_of,
     withheld_indices,
 )
 from condnet.distributed import Group, join_group
@@ -452,7 +452,7 @@ def open_data(args: argparse.Namespace) -> Images | None:
         if args.num_classes < num_classes:
             raise CondnetError(f'--num-classes is {args.num_classes}, but {source} has {num_classes} classes')
         check_size(images, args.input_size)
-        args.data_fingerprint = None if args.data_name == 'glyphs' else fingerprint(images)
+        args.data_fingerprint = None if args.data_name == 'glyphs' else fingerprint_of(images)
     return images
 
 

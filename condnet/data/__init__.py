@@ -1,6 +1,6 @@
 """Data: images in memory, the withheld ones, and batches to train on."""
 
-from condnet.data.fingerprint import fingerprint, match_images
+from condnet.data.fingerprint import fingerprint_of, match_images
 from condnet.data.images import (
     CIFAR10_CLASSES,
     CIFAR10_IMAGES,
@@ -52,7 +52,7 @@ __all__ = [
     'create_timm_loader',
     'dataset_name',
     'epoch_generator',
-    'fingerprint',
+    'fingerprint_of',
     'holds_images',
     'holds_names',
     'load_images',

@@ -26,13 +26,13 @@ from condnet.errors import CondnetError
 TOLERANCE = 3.0
 _GRID, _STEP, _NUM_RUNS = 4, 2, 1000
 _LUMA = (0.299, 0.587, 0.114)
-# Of data sets whose checkpoints record no more than their SHA-256: what `json.dumps(fingerprint(images))` gave.
+# Of data sets whose checkpoints record no more than their SHA-256: what `json.dumps(fingerprint_of(images))` gave.
 _PACKAGED = {
     '1b85ea14a6ec6155c5ab9c4d5520788d09fc7bafbe268d330795b77a02215b13': 'cifar10.json',
 }
 
 
-def fingerprint(images: Images) -> dict[str, Any]:
+def fingerprint_of(images: Images) -> dict[str, Any]:
     """What a training set is recognised by, for a JSON file: images by class, rows of the withheld and of the others.
 
     Raises:
@@ -51,7 +51,7 @@ def match_images(
     Args:
         images: The training set, in canonical order.
         training: How the model was trained, see `condnet.checkpoint.training_of`.
-        recorded: The `fingerprint` in its checkpoint; None if there is none.
+        recorded: What `fingerprint_of` gave for its checkpoint; None if there is none.
         checkpoint: Name of the checkpoint, for errors.
         source: Name of the training set, for errors.
         has_names: Whether names of files say which image is which. Otherwise withheld images that stand elsewhere in
@@ -119,10 +119,10 @@ def _find(images: Images, rows: torch.Tensor, expected: torch.Tensor) -> torch.T
 def _tolerance(rows: torch.Tensor) -> float:
     """The largest distance from recorded rows that is taken for another encoding.
 
-    Where even the images of a class look alike, that is less than `TOLERANCE`: a quarter of what neighbours differ by.
+    Where even the images of a class look alike, that is less than `TOLERANCE`: a third of what neighbours differ by.
     """
     neighbours = _rms(rows.diff(dim=0))
-    return min(TOLERANCE, float(neighbours.median()) / 4) if len(neighbours) else TOLERANCE
+    return min(TOLERANCE, float(neighbours.median()) / 3) if len(neighbours) else TOLERANCE
 
 
 def _rms(differences: torch.Tensor) -> torch.Tensor:
