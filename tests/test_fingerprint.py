@@ -154,6 +154,8 @@ def test_damaged_fingerprint(images, key, value):
 def test_no_fingerprint(images):
     with pytest.raises(ValueError, match='it records nothing else to tell a copy by'):
         match_images(reencode(images, 'noise'), {'data_sha256': images.sha256()}, None, 'CHECKPOINT', 'DATA')
+    with pytest.raises(ValueError, match='it records nothing else to tell a copy by'):
+        match_images(images, {'data_sha256': [1]}, None, 'CHECKPOINT', 'DATA')
     for recorded in ([], {}, {'counts': '20'}):
         with pytest.raises(ValueError, match='CHECKPOINT was trained on other images'):
             match_images(images, {'data_sha256': 'other'}, recorded, 'CHECKPOINT', 'DATA')

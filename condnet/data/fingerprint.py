@@ -70,8 +70,8 @@ def match_images(
     if sha256 == images.sha256():
         return images, {'how': 'identical pixels'}
     refused = f'{checkpoint} was trained on other images than those of {source}'
-    if recorded is None and sha256 in _PACKAGED:
-        recorded = json.loads((Path(__file__).parent / 'fingerprints' / _PACKAGED[sha256]).read_text())
+    if recorded is None and str(sha256) in _PACKAGED:
+        recorded = json.loads((Path(__file__).parent / 'fingerprints' / _PACKAGED[str(sha256)]).read_text())
     if recorded is None:
         raise CondnetError(f'{refused}: their SHA-256 differs, and it records nothing else to tell a copy by; it may '
                            'have seen what is withheld here')  # fmt: skip
