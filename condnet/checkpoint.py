@@ -81,11 +81,12 @@ def write_file(path: Path, content: bytes | memoryview, keep_as: Path | None = N
     if keep_as is not None and path.exists():
         os.replace(path, keep_as)
     os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the renaming itself
-    finally:
-        os.close(folder)
+    if os.name == 'posix':  # Windows opens no folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the renaming itself
+        finally:
+            os.close(folder)
 
 
 def save_training_checkpoint(folder: Path, state: dict[str, Any]) -> None:
@@ -402,7 +403,7 @@ def save_model(
         config.write_text(json.dumps(content, indent=2) + '\n')
         for file in (weights, config):
             file.chmod(0o644)  # safetensors keeps its files to their owner
-            with file.open('rb') as stream:
+            with file.open('r+b') as stream:  # Windows syncs nothing that is only read
                 os.fsync(stream.fileno())  # or a power failure could leave a renamed file without content
         (folder / CARD_NAME).unlink(missing_ok=True)  # it describes other weights
         for file in (weights, config):

@@ -5,10 +5,10 @@ A CSV holds index and prediction only. The truth is joined when it is read.
 
 import argparse
 import csv
-import fcntl
 import io
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from condnet.checkpoint import USUAL, write_file
 from condnet.commands import run
 from condnet.csvfile import read_csv, read_text, to_float, to_int
 from condnet.errors import CondnetError
+from condnet.locks import lock_open_file
 from condnet.metrics import summarize
 from condnet.ranking import Prediction
 
@@ -96,16 +97,8 @@ class Journal:
         self.predictions: list[Prediction] = []
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open('a+b', buffering=0)  # a buffer would be written again, after an error, at exit
-        self._lock()
+        lock_open_file(self._file, f'{path} is in use by another process')
         self._read(json.dumps(settings, sort_keys=True) + '\n')
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lifts it when the process ends
-        except BlockingIOError as error:
-            raise CondnetError(f'{self.path} is in use by another process') from error
-        except OSError:  # a file system without locks
-            pass
 
     def _read(self, header: str) -> None:
         """Read the file, cut off what is not complete, and begin it with the header (one line) if nothing is."""
@@ -156,6 +149,8 @@ class Journal:
 
     def remove(self) -> None:
         """Delete the file, once the results are written."""
+        if os.name != 'posix':  # Windows deletes no open file
+            self._file.close()
         self.path.unlink(missing_ok=True)
         self._file.close()
 

@@ -6,13 +6,12 @@ its own.
 
 import argparse
 import csv
-import fcntl
 import io
 import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from condnet.data import Images
 from condnet.errors import CondnetError
 from condnet.export import calibrated_subnet, check_onnx_packages, export_network, export_onnx
 from condnet.latency import MeasuredLatency, read_latency_table
+from condnet.locks import Lock
 from condnet.models import Supernet
 from condnet.ranking import EvaluationData, predict
 from condnet.spaces import Arch, benchmark_network
@@ -256,9 +256,7 @@ def search_architectures(args: argparse.Namespace) -> dict[str, Any]:
 @contextmanager
 def alone_in(output: Path) -> Iterator[None]:
     """Wait until no other process of the same search is writing its results there."""
-    with (output / '.lock').open('w') as file:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with Lock(output / '.lock'):
         yield
 
 

@@ -12,7 +12,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,16 +20,18 @@ from typing import Any
 
 import numpy as np
 import optuna
+import sqlalchemy
 import sqlalchemy.exc
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from condnet.errors import CondnetError
 from condnet.latency import MeasuredLatency
+from condnet.locks import Lock, lock_file
 from condnet.ranking import Prediction
 from condnet.spaces import Arch, SearchSpace
 
@@ -171,28 +173,81 @@ class Candidate:
 # The storage
 
 
+class _Journal(JournalStorage):
+    """A journal file, and the lock that whoever writes to it holds.
+
+    Optuna's own lock, a symbolic link, stays when a process is killed: for 30 seconds, and where the path is relative,
+    so that the link leads nowhere, for ever.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.lock = Lock(lock_file(path))
+        super().__init__(JournalFileBackend(str(path), self.lock))  # type: ignore[arg-type]  # its base class is private
+
+
+class SharedStudy(optuna.Study):
+    """A study that several processes may work on.
+
+    Args:
+        study: The study.
+        storage: Where it is kept.
+    """
+
+    def __init__(self, study: optuna.Study, storage: BaseStorage) -> None:
+        super().__init__(study.study_name, storage, study.sampler, study.pruner)
+        self._shared = storage
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """Keep the other processes from evaluations of theirs that would count."""
+        if isinstance(self._shared, _Journal):
+            return self._shared.lock
+        return _database_lock(self._shared, self._study_id) if isinstance(self._shared, RDBStorage) else nullcontext()
+
+
+@contextmanager
+def _database_lock(storage: RDBStorage, study_id: int) -> Iterator[None]:
+    """Hold a lock on a study in a database: on its row, or of SQLite, which locks no rows, on all."""
+    if storage.engine.name == 'sqlite':
+        with _sqlite_lock(storage.engine.url):
+            yield
+        return
+    table = sqlalchemy.table('studies', sqlalchemy.column('study_id'))  # meanwhile nothing can be added to the study
+    with storage.engine.begin() as connection:
+        connection.execute(sqlalchemy.select(table).where(table.c.study_id == study_id).with_for_update())
+        yield
+
+
+def _sqlite_lock(url: sqlalchemy.URL) -> AbstractContextManager[Any]:
+    """A lock on the file of an SQLite database; nothing for one in memory, or another database."""
+    file = (url.database or '').removeprefix('file:')
+    if url.get_backend_name() != 'sqlite' or file in ('', ':memory:'):
+        return nullcontext()
+    return Lock(lock_file(Path(file)))
+
+
 def open_storage(storage: str) -> BaseStorage:
     """Open a storage of Optuna: a database by its URL, else a journal file, which is created.
 
     Raises:
         CondnetError: If it is no such thing.
     """
+    if '://' not in storage:
+        return _open_journal(Path(storage))
     try:
-        return RDBStorage(storage) if '://' in storage else _open_journal(Path(storage))
-    except (optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        with _sqlite_lock(sqlalchemy.make_url(storage)):  # two processes would make its tables at once, and one fail
+            return RDBStorage(storage)
+    except (OSError, optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         raise CondnetError(f'cannot open the database of --storage: {_first_line(error)}') from error
 
 
-def _open_journal(path: Path) -> JournalStorage:
+def _open_journal(path: Path) -> _Journal:
     """Open a journal, and drop the half line that a full disk or a killed process may have left at its end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        storage = JournalStorage(JournalFileBackend(str(path)))
+        storage = _Journal(path)
     except (ValueError, LookupError, TypeError) as error:
         raise CondnetError(f'{path} is no journal of Optuna, or is damaged: {_first_line(error)}') from error
-    lock = JournalFileSymlinkLock(str(path))
-    lock.acquire()
-    try:
+    with storage.lock:
         content = path.read_bytes()
         complete = content.rfind(b'\n') + 1
         if content and not complete:
@@ -200,8 +255,6 @@ def _open_journal(path: Path) -> JournalStorage:
         if complete < len(content):
             with path.open('r+b') as file:
                 file.truncate(complete)
-    finally:
-        lock.release()
     return storage
 
 
@@ -223,7 +276,7 @@ def storage_errors() -> Iterator[None]:
 
 def open_study(
     problem: Problem, storage: BaseStorage, name: str = 'search', identity: dict[str, Any] | None = None
-) -> optuna.Study:
+) -> SharedStudy:
     """Create a study, or continue the one of that name.
 
     Args:
@@ -239,8 +292,8 @@ def open_study(
         StudyDirection.MAXIMIZE if objective == 'accuracy' else StudyDirection.MINIMIZE
         for objective in problem.objectives
     ]
-    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
-    identity = json.loads(json.dumps(identity or {}))
+    created = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+    study, identity = SharedStudy(created, storage), json.loads(json.dumps(identity or {}))
     if not study.get_trials(deepcopy=False) and 'identity' not in study.user_attrs:
         study.set_user_attr('identity', identity)
         with warnings.catch_warnings():
@@ -294,7 +347,7 @@ def _first_line(error: Exception) -> str:
 
 
 def search(
-    study: optuna.Study,
+    study: SharedStudy,
     problem: Problem,
     evaluate: Evaluate,
     num_evals: int,
@@ -347,7 +400,7 @@ def _make_sampler(study: optuna.Study, name: str, seed: int) -> BaseSampler:
 
 
 def search_population(
-    study: optuna.Study, problem: Problem, evaluate: Evaluate, known: dict[Arch, Candidate], num_evals: int
+    study: SharedStudy, problem: Problem, evaluate: Evaluate, known: dict[Arch, Candidate], num_evals: int
 ) -> int:
     """Ask for a population, evaluate what is new and within the limits, and tell the study of all.
 
@@ -358,7 +411,8 @@ def search_population(
         problem: What is searched for.
         evaluate: Predicts architectures.
         known: `recorded_candidates` of the study; what is proposed joins them.
-        num_evals: As for `search`; it stops at once where other processes have evaluated the rest meanwhile.
+        num_evals: As for `search`; where other processes have evaluated the rest meanwhile, it stops, and what it
+            was evaluating does not count.
 
     Returns:
         How many new architectures were proposed.
@@ -370,8 +424,11 @@ def search_population(
             _tell(study, problem, waiting.pop(arch), known[arch])
         for prediction in evaluate(new) if new else ():
             arch = problem.space.parse(prediction.index)
-            _tell(study, problem, waiting.pop(arch), replace(known[arch], prediction=prediction))
-            if waiting and _num_evaluated(recorded_candidates(study, problem)) >= num_evals:
+            with study.alone():
+                left = num_evals - _num_evaluated(recorded_candidates(study, problem))
+                if left > 0:
+                    _tell(study, problem, waiting.pop(arch), replace(known[arch], prediction=prediction))
+            if left <= 1:
                 break
         return len(new)
     finally:

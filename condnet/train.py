@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import csv
-import fcntl
 import functools
 import io
 import json
@@ -48,6 +47,7 @@ from condnet.data import (
 from condnet.distributed import Group, join_group
 from condnet.engine import Progress, evaluate_fixed_archs, train_one_epoch
 from condnet.errors import CondnetError
+from condnet.locks import Lock
 from condnet.models import Supernet
 from condnet.ranking import CALIBRATION_BATCH_SIZE, EvaluationData, choose_images, evaluation_data
 from condnet.recipes import find_recipe
@@ -553,15 +553,8 @@ def prepare_output(
     if training_checkpoints(output) and not continues:
         raise CondnetError(f'{output} holds a training; continue it with --resume {output}, or choose another --output')
     output.mkdir(parents=True, exist_ok=True)
-    file = held.enter_context((output / '.lock').open('w'))
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with this process, loader workers do not inherit it
-    except (BlockingIOError, PermissionError) as error:
-        raise CondnetError(
-            f'another training is running in {output}; wait for it, or choose another --output'
-        ) from error
-    except OSError:  # a file system without locks
-        pass
+    busy = f'another training is running in {output}; wait for it, or choose another --output'
+    held.enter_context(Lock(output / '.lock', busy))
     if continues and training_checkpoints(output):  # another process may have gone on before the lock was this one's
         newest = find_training_checkpoint(output, warns=False)[1]
         if checkpoint is None or newest['sha256'] != checkpoint['sha256']:

@@ -1,7 +1,10 @@
 """What several test files need: real data, small models and real training steps."""
 
 import csv
+import multiprocessing
 import os
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +16,13 @@ from timm.optim import create_optimizer_v2
 
 import condnet  # noqa: F401  # registers the models
 from condnet.data import CIFAR10_CLASSES
+from condnet.locks import Lock
 from condnet.spaces import get_space
 from condnet.step import TrainingStep
 from condnet.task import SupernetTask
 
 MODELS = ('nb201_cond_supernet', 'macro_cond_supernet')
+FORK = multiprocessing.get_context('fork')  # processes that have everything imported already
 SMALL = {'nb201_cond_supernet': {'cells_per_stage': 1, 'channels': (8, 8, 8)}, 'macro_cond_supernet': {}}
 
 
@@ -99,3 +104,25 @@ def write_table(path, indices, **changes):
             }  # fmt: skip
             writer.writerow(row | (changes if index == indices[-1] else {}))
     return path
+
+
+def hold_lock(path, held):
+    """What another process may do: take a lock, and keep it."""
+    lock = Lock(path)
+    lock.acquire()
+    held.set()
+    time.sleep(60)
+
+
+@contextmanager
+def killed_at_the_end(target, *args):
+    """A process that says when it is ready (an event is its last argument), and is killed in the end."""
+    ready = FORK.Event()
+    process = FORK.Process(target=target, args=(*args, ready))
+    process.start()
+    assert ready.wait(30)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()

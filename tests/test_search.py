@@ -7,9 +7,11 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import optuna
@@ -17,6 +19,7 @@ import pytest
 import timm
 import torch
 from compare_search import search_table
+from conftest import FORK, hold_lock, killed_at_the_end
 from test_validate import write_table
 
 from condnet import get_space
@@ -24,6 +27,7 @@ from condnet.benchmarks import load_benchmark
 from condnet.checkpoint import save_model
 from condnet.export import export_onnx
 from condnet.latency import MeasuredLatency, read_latency_table
+from condnet.locks import lock_file
 from condnet.ranking import Prediction
 from condnet.search import alone_in, expected_best, main, true_result
 from condnet.study import (
@@ -197,8 +201,67 @@ def test_searches_share_a_storage_and_its_budget(tmp_path, budget, evaluated_fir
     study = open_study(problem, open_storage(path))
     search(study, problem, evaluate, budget)
     assert len(second.archs) == 100 and len(told) >= evaluated_first
-    assert budget <= len(evaluated_candidates(study, problem)) <= budget + 1  # one more that was under way
+    assert len(evaluated_candidates(study, problem)) == budget  # the one that was under way does not count
     assert not study.get_trials(states=[optuna.trial.TrialState.RUNNING])
+
+
+@pytest.mark.parametrize('storage', ['study.journal', 'sqlite:///study.db'])
+def test_the_last_evaluation_counts_once(tmp_path, monkeypatch, storage):
+    """Both have asked for what is left when the other one is done with it."""
+    monkeypatch.chdir(tmp_path)
+    problem, second = Problem(MACRO), Judge()
+    study = open_study(problem, open_storage(storage))
+
+    def evaluate(archs):
+        for number, arch in enumerate(archs):
+            if number == 3:
+                search(open_study(problem, open_storage(storage)), problem, second, 8, 'random', seed=1)
+            yield Prediction(MACRO.index(arch), 50.0, 1.0)
+
+    search(study, problem, evaluate, 8, 'random')
+    assert len(second.archs) == 5 and len(evaluated_candidates(study, problem)) == 8
+    assert not study.get_trials(states=[optuna.trial.TrialState.RUNNING])
+
+
+def search_slowly(storage, num_evals, seed, dies_after):
+    """What one of several processes does."""
+    problem = Problem(MACRO)
+
+    def evaluate(archs):
+        for number, arch in enumerate(archs):
+            if number == dies_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.005)
+            yield Prediction(MACRO.index(arch), float(sum(arch)), 1.0)
+
+    search(open_study(problem, open_storage(storage)), problem, evaluate, num_evals, 'random', seed)
+
+
+def test_processes_evaluate_exactly_as_many_as_asked_for(tmp_path, monkeypatch):
+    """Three at once, of which one is killed, on a relative path; and more later."""
+    monkeypatch.chdir(tmp_path)
+    for num_evals, deaths in ((9, (-1, -1, 2)), (12, (-1, -1, -1))):
+        calls = [('study.journal', num_evals, seed, death) for seed, death in enumerate(deaths)]
+        processes = [FORK.Process(target=search_slowly, args=call) for call in calls]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes][:2] == [0, 0]
+        problem = Problem(MACRO)
+        assert len(evaluated_candidates(open_study(problem, open_storage('study.journal')), problem)) == num_evals
+
+
+def test_locks_that_a_killed_search_left_do_not_block(tmp_path, monkeypatch):
+    """Optuna's own is a link to the journal; under a relative path it leads nowhere, and Optuna waits for ever."""
+    monkeypatch.chdir(tmp_path)
+    Path('output').mkdir()
+    os.symlink('output/study.journal', 'output/study.journal.lock')
+    with killed_at_the_end(hold_lock, lock_file(Path('output/study.journal'))):
+        pass
+    problem, judge = Problem(MACRO), Judge()
+    search(open_study(problem, open_storage('output/study.journal')), problem, judge, 3)
+    assert len(judge.archs) == 3
 
 
 def test_full_disk_keeps_what_was_computed(tmp_path, monkeypatch):

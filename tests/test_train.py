@@ -2,14 +2,12 @@
 
 import csv
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import train_args
+from conftest import hold_lock, killed_at_the_end, train_args
 from PIL import Image, ImageOps
 
 from condnet import recipes
@@ -220,16 +218,10 @@ def test_resuming_an_earlier_checkpoint_does_not_overwrite_the_end(whole_run, ti
 
 def test_two_trainings_in_one_folder(tiny_data, tmp_path, capsys):
     """Each would overwrite the other's checkpoints."""
-    hold = ("import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); "
-            "print('held', flush=True); time.sleep(60)")  # fmt: skip
-    with subprocess.Popen(
-        [sys.executable, '-c', hold, str(tmp_path / '.lock')], stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout.readline() == 'held\n'
+    with killed_at_the_end(hold_lock, tmp_path / '.lock'):
         assert main(train_args(tiny_data, tmp_path)) == 2
         assert f'another training is running in {tmp_path}' in capsys.readouterr().err
         assert [path.name for path in tmp_path.iterdir()] == ['.lock']
-        other.kill()
     assert main(train_args(tiny_data, tmp_path, '--stop-epoch', '1')) == 0
 
 
