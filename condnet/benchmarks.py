@@ -445,7 +445,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         count = _convert(Path(args.source), Path(args.output))
-    except (ValueError, OSError) as error:
+    except (CondnetError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     print(f'wrote {count} of {len(get_space("nb201"))} architectures to {args.output}')
