@@ -33,7 +33,7 @@ from condnet.spaces import Arch
 from condnet.speed_training import format_training, measure_training
 
 _logger = logging.getLogger('benchmark')
-_CHECKPOINTS = ('macro_cond_supernet.cond_cifar10', 'nb201_cond_supernet.cond_cifar10')
+_CHECKPOINTS = ('macro_cond_supernet.cond_cifar10', 'nb201_cond_supernet.cond1_cifar10')
 _NUM_RANDOM = 256  # architectures of a space that is no chain
 
 

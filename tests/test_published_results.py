@@ -56,7 +56,7 @@ def test_checkpoint_is_what_its_name_promises(folder):
     assert sha256(folder) == read_config(folder)['weights_sha256'] == _WEIGHTS_SHA256[folder.name]
 
 
-@pytest.mark.parametrize('name', ['macro_cond_supernet.cond_cifar10', 'nb201_cond_supernet.cond_cifar10'])
+@pytest.mark.parametrize('name', ['macro_cond_supernet.cond_cifar10', 'nb201_cond_supernet.cond1_cifar10'])
 def test_model_classifies_as_its_card_says(name, data_dir):
     """One of each space, for the time that it takes."""
     folder = ROOT / 'checkpoints' / name

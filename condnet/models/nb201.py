@@ -358,8 +358,11 @@ def _cfg(**kwargs: Any) -> Any:  # timm's type for it cannot be written down
 
 
 _GLYPHS = {'cells_per_stage': 1, 'channels': (8, 16, 24)}
+_ONE_CELL = {'cells_per_stage': 1, 'linear_skip': False}  # the recipe nb201_cond1, made to rank well
 _TAGS: dict[str, dict[str, Any]] = {  # what a tag says of the constructor's arguments
-    'cond_cifar10': {'split': True},
+    'cond1_cifar10': {'split': True, **_ONE_CELL},
+    'spos1_cifar10': _ONE_CELL,
+    'cond_cifar10': {'split': True},  # the paper's protocol
     'spos_cifar10': {},
     'cond_glyphs': {'split': True, **_GLYPHS},
     'spos_glyphs': _GLYPHS,

@@ -28,9 +28,9 @@ HUB_ORGANIZATION = 'condnet'
 _WEIGHTS_SHA256 = {  # a tag that is not here has no weights yet
     'macro_cond_supernet.cond_cifar10': '3abca861d53a5a9f09cdfeb2329409bfeea5db5a9ea22a45700f69d9725ab755',
     'macro_cond_supernet.spos_cifar10': '4f091c04bb0963534df750546a988fcb66526c478d89038cbc014a5228bd1fa2',
-    'nb201_cond_supernet.cond_cifar10': '96e94c705fbf53d83b6b9537f5353d4437a0e34fc6192f57a48d6ed4f719c69b',
+    'nb201_cond_supernet.cond1_cifar10': '9c688896cd8a798bbbfbe4bc87db4c28fd0eec01c72104e4ffbd4e262e23497f',
     'nb201_cond_supernet.cond_glyphs': 'f8e96ecb3bb37e667eb7b1c6c75088a2ac958276d7f82fad8b53bd24471eb629',
-    'nb201_cond_supernet.spos_cifar10': '57d2a1788862c0555041ba634d5e74adc4983f47a5c69e20c942590f4400f960',
+    'nb201_cond_supernet.spos1_cifar10': 'e02f8a310cb163d67b04ef46c91ca83dc6bbe66e35a9d6df5d31cbbf02a99ffc',
     'nb201_cond_supernet.spos_glyphs': '46b056ebc3c99468b50548332f69265b67be66d7e230803fb22e25da9bea7cf4',
 }
 _SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id')  # where timm can be told to take weights from
