@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import train_args
+from conftest import train_args, write_table
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
@@ -201,8 +201,9 @@ def test_ranking_on_a_copy(checkpoint, tiny_data, jpeg_data, tmp_path):
     assert checkpoint_main([str(checkpoint), str(tmp_path / 'folder')]) == 0
     assert rank(tmp_path / 'folder', jpeg_data, tmp_path / 'c')['data_match'] == summary['data_match']
     hub = tmp_path / 'nb201_cond_supernet.tiny'
-    results = flags(jpeg_data, tmp_path)[:-2] + ['--results', str(tmp_path / 'b' / 'r.csv')]
-    assert hub_main(['prepare', str(checkpoint), str(hub), *results]) == 0
+    table = write_table(tmp_path / 'table.csv', [6111])
+    results = ['--results', str(tmp_path / 'b' / 'r.csv'), '--benchmark', str(table)]
+    assert hub_main(['prepare', str(checkpoint), str(hub), *flags(jpeg_data, tmp_path)[:-2], *results]) == 0
     assert load_checkpoint(hub).fingerprint == load_checkpoint(checkpoint).fingerprint is not None
     assert 'fingerprint' not in json.dumps(summary)
 
