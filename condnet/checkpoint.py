@@ -38,6 +38,7 @@ from condnet.models.pretrained import (
     stream_sha256,
 )
 from condnet.models.supernet import Supernet, check_state_dict, state_dict_is_split
+from condnet.optimization import SCHEDULE_FLAGS
 
 _logger = logging.getLogger('train')
 
@@ -52,6 +53,7 @@ USUAL = {
     'grad_accum_steps': 1,
     'num_processes': 1,
     'sync_bn': False,
+    **dict.fromkeys(SCHEDULE_FLAGS),
 }
 _EXPECTED = f'a training checkpoint of condnet, or a folder with {WEIGHTS_NAME} and {CONFIG_NAME}'
 _NUM_NAMED = 3  # objects that an error message names

@@ -1,6 +1,7 @@
 """What the commands share: errors in one line, devices, and arguments of models."""
 
 import argparse
+import ast
 import logging
 import os
 import platform
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.utils import ParseKwargs, setup_default_logging
+from timm.utils import setup_default_logging
 
 from condnet.data import Images, load_images
 from condnet.errors import CondnetError
@@ -87,10 +88,14 @@ def open_images(args: argparse.Namespace) -> Images | None:
     return None if args.dataset else load_images(args.data_dir, train=True, download=args.download)
 
 
-class ModelKwargs(ParseKwargs):
-    """timm's `key=value` arguments of a model. An architecture stays text, even where it looks like a number."""
+ARCHITECTURES = ('arch', 'active_subnet')  # arguments of models that are text as they stand
 
-    _ARCHITECTURES = ('arch=', 'active_subnet=')
+
+class ModelKwargs(argparse.Action):
+    """`key=value` arguments of a model.
+
+    An architecture stays text, even where it looks like a number, and `false` is no text, which would be true.
+    """
 
     def __call__(
         self,
@@ -103,6 +108,17 @@ class ModelKwargs(ParseKwargs):
         for text in texts:
             if '=' not in text:
                 raise argparse.ArgumentError(self, f'expected key=value, got {text!r}')
-        super().__call__(parser, namespace, texts, option_string)
-        kwargs = getattr(namespace, self.dest)
-        kwargs.update(text.split('=', 1) for text in texts if text.startswith(self._ARCHITECTURES))
+        pairs = (text.split('=', 1) for text in texts)
+        setattr(namespace, self.dest, {key: parse_model_argument(key, value) for key, value in pairs})
+
+
+def parse_model_argument(key: str, text: str) -> Any:
+    """What the text of a model's argument means: a Python literal, or else itself."""
+    if key in ARCHITECTURES:
+        return text
+    if text.lower() in ('true', 'false'):
+        return text.lower() == 'true'
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # all that it is documented to raise
+        return text

@@ -24,10 +24,21 @@ class _DepthwiseInFloat32(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is nn.functional.conv2d and args[6] > 1:  # as `nn.Conv2d` calls it: input, ..., groups
-            with torch.autocast('cpu', enabled=False):
-                return func(args[0].float(), *args[1:])
+        if func is nn.functional.conv2d:
+            given = dict(zip(_CONV2D, args, strict=False)) | (kwargs or {})
+            # One input channel for every filter. Other groups are fast in bfloat16.
+            if given.get('groups', 1) > 1 and given['weight'].shape[1] == 1:
+                with torch.autocast('cpu', enabled=False):
+                    return func(**{name: _in_float32(value) for name, value in given.items()})
         return func(*args, **(kwargs or {}))
+
+
+_CONV2D = ('input', 'weight', 'bias', 'stride', 'padding', 'dilation', 'groups')
+
+
+def _in_float32(value: Any) -> Any:
+    is_reduced = isinstance(value, torch.Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if is_reduced else value
 
 
 class TrainingStep:
@@ -76,7 +87,7 @@ class TrainingStep:
         losses = []
         for _ in self.task.next_subnets():
             for images, labels in parts:
-                with self._autocast():
+                with self.autocast():
                     loss = self.task(images, labels)['loss'] * (len(images) / len(input))
                 self.scaler.scale(loss).backward()
                 losses.append(loss.detach())
@@ -94,7 +105,7 @@ class TrainingStep:
         return mean
 
     @contextlib.contextmanager
-    def _autocast(self) -> Iterator[None]:
+    def autocast(self) -> Iterator[None]:
         """The precision of the forward pass."""
         device = self.task.device.type
         with torch.autocast(device, self.amp_dtype, self.amp_dtype is not None):

@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -16,8 +17,6 @@ import timm
 import torch
 import yaml
 from timm.layers import convert_sync_batchnorm
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
@@ -49,8 +48,17 @@ from condnet.engine import Progress, evaluate_fixed_archs, train_one_epoch
 from condnet.errors import CondnetError
 from condnet.locks import Lock
 from condnet.models import Supernet
+from condnet.optimization import (
+    SCHEDULE_FLAGS,
+    SCHEDULES,
+    create_optimizer,
+    create_scheduler,
+    load_schedule_state,
+    schedule_state,
+    takes_momentum,
+)
 from condnet.ranking import CALIBRATION_BATCH_SIZE, EvaluationData, choose_images, evaluation_data
-from condnet.recipes import find_recipe
+from condnet.recipes import read_recipe
 from condnet.step import TrainingStep, compile_model
 from condnet.task import SAMPLINGS, SupernetTask
 
@@ -109,7 +117,15 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--opt', default='momentum', help="timm optimizer (timm's 'sgd' is Nesterov, 'momentum' is not)")
     group.add_argument('--lr', type=float, default=0.025)
     group.add_argument('--min-lr', type=float, default=1e-5)
-    group.add_argument('--sched', default='cosine', help='timm scheduler, stepped once per epoch')
+    group.add_argument('--sched', default='cosine', help=f'{", ".join(SCHEDULES)}: as in timm, stepped once per epoch; '
+                       'plateau after every validation, by its loss, or with --eval-interval 0 by the training '
+                       'loss')  # fmt: skip
+    group.add_argument('--decay-epochs', type=float, help='step: epochs between two changes (default: 90); wsd: the '
+                       'last epochs, or a share of all (default: 0.2)')  # fmt: skip
+    group.add_argument('--decay-milestones', type=int, nargs='+', help='multistep: the first epochs with '
+                       'another rate, counted from 1 (default: 90 180 270)')  # fmt: skip
+    group.add_argument('--decay-rate', type=float, help='step, multistep, plateau: factor; poly: power (default: 0.1)')
+    group.add_argument('--patience-epochs', type=int, help='plateau: validations without a lower loss (default: 10)')
     group.add_argument('--momentum', type=float, default=0.9)
     group.add_argument('--weight-decay', type=float, default=3e-4, help='not on BatchNorm and biases')
     group.add_argument('--model-ema', action='store_true', help='also average the weights')
@@ -140,51 +156,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def read_recipe(name: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """The settings of a recipe, checked against the flags that they stand for.
-
-    Raises:
-        CondnetError: If it is no recipe, or a setting is unknown or of the wrong type.
-    """
-    try:
-        recipe = yaml.safe_load(find_recipe(name).read_text())
-    except yaml.YAMLError as error:
-        raise CondnetError(f'recipe {name} is not YAML: {" ".join(str(error).split())}') from error
-    if not isinstance(recipe, dict):
-        raise CondnetError(f'recipe {name} holds {recipe!r}, expected settings')
-    actions = {action.dest: action for action in parser._actions}
-    for key, value in recipe.items():
-        if key not in actions:
-            raise CondnetError(f'recipe {name}: unknown setting {key!r}')
-        expected = _setting_type(actions[key])
-        values = value if actions[key].nargs and isinstance(value, list) else [value]
-        is_list = isinstance(value, list) == (actions[key].nargs in ('*', '+', 3) and expected is not dict)
-        if not is_list or not all(type(v) is expected or (expected is float and type(v) is int) for v in values):
-            raise CondnetError(f'recipe {name}: {key} is {value!r}, which the flag does not take')
-        if (choices := actions[key].choices) and value not in choices:
-            raise CondnetError(f'recipe {name}: {key} is {value!r}, expected one of {", ".join(choices)}')
-    for key in ('arch', 'active_subnet'):
-        if type(value := recipe.get('model_kwargs', {}).get(key)) is int:
-            raise CondnetError(f'recipe {name}: {key} is the number {value}, which YAML made of what stands there; put '
-                               'the architecture in quotes')  # fmt: skip
-    return recipe
-
-
-def _setting_type(action: argparse.Action) -> type:
-    if isinstance(action, ModelKwargs):
-        return dict
-    if action.nargs == 0:  # a switch
-        return bool
-    return {int: int, float: float}.get(action.type, str)  # type: ignore[call-overload]  # any callable may be a type
-
-
 def _check_args(args: argparse.Namespace) -> None:
     for name in ('epochs', 'batch_size', 'eval_archs', 'eval_batches', 'eval_images', 'log_interval',
                  'grad_accum_steps'):  # fmt: skip
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise CondnetError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
-    for name in ('seed', 'recovery_interval'):
-        if getattr(args, name) < 0:
+    for name in ('seed', 'recovery_interval', 'lr', 'min_lr', 'momentum', 'weight_decay'):
+        if not 0 <= getattr(args, name) < math.inf:
             raise CondnetError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected 0 or more')
     for name, last in (('split_epoch', args.epochs - 1), ('stop_epoch', args.epochs)):
         if not 0 <= getattr(args, name) <= last:
@@ -210,7 +188,7 @@ def train(args: argparse.Namespace) -> None:
     with group.first_ahead(args.download):
         source = open_data(args)
         step, scheduler = create_training(args, device, group)
-        progress = resume(step, checkpoint, args) if checkpoint else Progress()
+        progress = resume(step, checkpoint, args, scheduler) if checkpoint else Progress()
         batches, data = create_data(args, source, step.task.model.pretrained_cfg, device, group)
     with contextlib.ExitStack() as held:
         output = group.from_first(lambda: prepare_output(args, path, checkpoint, held))
@@ -242,7 +220,7 @@ def train_epochs(
         OSError: If a file cannot be written, or another process is lost.
     """
     task, optimizer, group = step.task, step.optimizer, step.group
-    save = functools.partial(save_checkpoint, args, step, output)
+    save = functools.partial(save_checkpoint, args, step, scheduler, output)
     archs = fixed_archs(task.model, args.eval_archs)
     group.from_first(lambda: write_records(args, task, progress, output))
     for epoch in range(progress.epoch, min(args.epochs, args.stop_epoch or args.epochs)):
@@ -254,11 +232,13 @@ def train_epochs(
         lr = optimizer.param_groups[0]['lr']
         batches.set_epoch(epoch)
         metrics = train_one_epoch(step, batches, progress, args.log_interval, args.recovery_interval, save)
-        scheduler.step(epoch + 1)
         due = args.eval_interval and ((epoch + 1) % args.eval_interval == 0 or epoch == args.epochs - 1)
         # Compiled code would be compiled anew for the recalibration of every architecture.
         with torch.compiler.set_stance('force_eager') if args.torchcompile else contextlib.nullcontext():
             eval_metrics = evaluate_fixed_archs(task, archs, data) if data and due else dict.fromkeys(_EVAL_METRICS, '')
+        # Plateau goes by one kind of loss, and the processes of different GPUs may differ in the last digit of it.
+        loss = metrics['loss'] if data is None else eval_metrics['loss'] if due else None
+        scheduler.step(epoch + 1, group.from_first(functools.partial(lambda value: value, loss)))
         row = {'epoch': epoch} | _prefixed('train_', metrics) | _prefixed('eval_', eval_metrics) | {'lr': lr}
         progress = Progress(epoch + 1, summary=[*progress.summary, row])
         save(progress)
@@ -316,8 +296,10 @@ def create_training(
             pretrained_cfg_overlay=preprocessing(args.data_name, args.input_size),
             **kwargs,
         )
-    except (RuntimeError, TypeError) as error:  # unknown model, unknown argument
-        raise CondnetError(f'cannot build the model {args.model!r}: {error}') from error
+    except CondnetError:
+        raise
+    except Exception as error:  # unknown model, unknown argument, and whatever the code of a model makes of one
+        raise CondnetError(f'cannot build the model {args.model!r}: {" ".join(str(error).split())}') from error
     if isinstance(model, Supernet) and model.is_split:
         raise CondnetError(f'a training starts unsplit, and {args.model} is split already')
     if args.split_epoch and not isinstance(model, Supernet):
@@ -328,22 +310,42 @@ def create_training(
         model = convert_sync_batchnorm(model)
     model.to(device).to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
     task = SupernetTask(model, args.seed, device, args.sampling, args.share_momentum, args.operation_weights)
-    optimizer = create_optimizer_v2(
-        model,
-        args.opt,
-        lr=args.lr,
-        weight_decay=args.weight_decay,
-        momentum=args.momentum,
-        foreach=False if args.share_momentum else None,  # what weights share is updated for one after the other
-    )
-    scheduler, _ = create_scheduler_v2(optimizer, args.sched, num_epochs=args.epochs, min_lr=args.min_lr)
+    optimizer = create_optimizer(model, args)
+    if args.momentum != make_parser().get_default('momentum') and not takes_momentum(args.opt):
+        _logger.warning(f'--momentum does nothing with --opt {args.opt}')
+    scheduler = create_scheduler(optimizer, args)
     if args.model_ema:
         task.setup_ema(decay=args.model_ema_decay)
-    if args.torchcompile:
-        compile_model(model)
     amp_dtype = getattr(torch, args.amp_dtype) if args.amp else None
     step = TrainingStep(task, optimizer, group, args.grad_accum_steps, amp_dtype, args.update_unsampled)
+    if not isinstance(model, Supernet):
+        check_model(step, args)
+    if args.torchcompile:
+        compile_model(model)
     return step, scheduler
+
+
+def check_model(step: TrainingStep, args: argparse.Namespace) -> None:
+    """Try a network of timm on images of the size that it is to be trained on; nothing of it changes.
+
+    Raises:
+        CondnetError: If it cannot take them, or does not give the scores of the classes.
+    """
+    model, device, size = step.task.model, step.task.device, args.input_size
+    images = torch.zeros(2, *size, device=device)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.random.fork_rng([device] if device.type == 'cuda' else []), torch.no_grad(), step.autocast():
+            output = model(images)
+    except Exception as error:  # models raise whatever a size that they were not made for leads them to
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise CondnetError(f'{args.model} does not take images of {"x".join(map(str, size))}: {reason}') from error
+    finally:
+        model.train(was_training)
+    if not isinstance(output, torch.Tensor) or output.shape != (2, args.num_classes):
+        found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise CondnetError(f'{args.model} gives {found} for 2 images, expected scores of {args.num_classes} classes')
 
 
 _DEFAULT_EVAL_IMAGES = 1000  # withheld images for the check after an epoch
@@ -352,11 +354,23 @@ _DEFAULT_EVAL_IMAGES = 1000  # withheld images for the check after an epoch
 _SAME = ('model', 'model_kwargs', 'num_classes', 'input_size', 'data_name', 'data_sha256', 'epochs',
           'batch_size', 'seed', 'opt', 'lr', 'min_lr', 'sched', 'momentum',
          'weight_decay', 'model_ema', 'model_ema_decay', 'channels_last', 'amp', 'amp_dtype', 'sampling',
-         'operation_weights', 'share_momentum', 'update_unsampled')  # fmt: skip
+         'operation_weights', 'share_momentum', 'update_unsampled', *SCHEDULE_FLAGS)  # fmt: skip
 
 
-def resume(step: TrainingStep, checkpoint: dict[str, Any], args: argparse.Namespace) -> Progress:
-    """Continue a checkpoint. The learning rate comes with the optimizer.
+_VALIDATION = ('eval_interval', 'eval_archs', 'eval_batches', 'eval_images')
+
+
+def _without_tuples(value: Any) -> Any:
+    """A setting as YAML has it, so that one from args.yaml is the one that was a flag."""
+    if isinstance(value, dict):
+        return {key: _without_tuples(item) for key, item in value.items()}
+    return [_without_tuples(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def resume(
+    step: TrainingStep, checkpoint: dict[str, Any], args: argparse.Namespace, scheduler: Scheduler | None = None
+) -> Progress:
+    """Continue a checkpoint. The learning rate comes with the optimizer, and the scheduler with what it remembers.
 
     Returns:
         Where to go on.
@@ -378,6 +392,8 @@ def resume(step: TrainingStep, checkpoint: dict[str, Any], args: argparse.Namesp
         if is_split:
             task.share_momentum(optimizer)
         step.scaler.load_state_dict(checkpoint.get('scaler', {}))
+        if scheduler is not None:
+            load_schedule_state(scheduler, checkpoint.get('scheduler', {}))
     except (KeyError, RuntimeError) as error:
         raise CondnetError(f'{args.resume} does not fit {args.model}: {str(error).splitlines()[0]}') from error
     set_random_state(checkpoint['random_state'], task.device)
@@ -394,9 +410,10 @@ def check_resumable(checkpoint: dict[str, Any], args: argparse.Namespace) -> tup
         CondnetError: If they describe another training.
     """
     before, parser = vars(checkpoint['args']), make_parser()
-    for name in _SAME:
+    # What validation computes is no part of a training, unless plateau goes by it.
+    for name in (*_SAME, *(_VALIDATION if args.sched == 'plateau' else ())):
         value = before.get(name, parser.get_default(name))  # the flag may be newer than the checkpoint
-        if value != getattr(args, name):
+        if _without_tuples(value) != _without_tuples(getattr(args, name)):
             if name == 'data_sha256':
                 raise CondnetError(f'{args.resume} was trained with {name} {value!r}, not {getattr(args, name)!r}: a '
                                    'resumed training keeps its images, and in the same encoding')  # fmt: skip
@@ -566,16 +583,20 @@ def prepare_output(
     return output
 
 
-def save_checkpoint(args: argparse.Namespace, step: TrainingStep, output: Path, progress: Progress) -> None:
+def save_checkpoint(
+    args: argparse.Namespace, step: TrainingStep, scheduler: Scheduler, output: Path, progress: Progress
+) -> None:
     """Have the first process write everything that the training goes on from.
 
     Raises:
         OSError: If the file cannot be written, or another process is lost.
     """
-    step.group.from_first(lambda: save_training_checkpoint(output, training_state(args, step, progress)))
+    step.group.from_first(lambda: save_training_checkpoint(output, training_state(args, step, scheduler, progress)))
 
 
-def training_state(args: argparse.Namespace, step: TrainingStep, progress: Progress) -> dict[str, Any]:
+def training_state(
+    args: argparse.Namespace, step: TrainingStep, scheduler: Scheduler, progress: Progress
+) -> dict[str, Any]:
     """Everything that the training goes on from."""
     task = step.task
     state = {
@@ -584,6 +605,7 @@ def training_state(args: argparse.Namespace, step: TrainingStep, progress: Progr
         'progress': vars(progress),
         'optimizer': step.optimizer.state_dict(),
         'scaler': step.scaler.state_dict(),
+        'scheduler': schedule_state(scheduler),
         'random_state': random_state(task.device),
     }
     return state | task.get_checkpoint_state() | task.get_checkpoint_state(ema=True)

@@ -15,7 +15,7 @@ from condnet.checkpoint import LAST, read_training_checkpoint
 from condnet.counts import choices_of
 from condnet.errors import CondnetError
 from condnet.spaces import get_space
-from condnet.step import TrainingStep, compile_model
+from condnet.step import TrainingStep, _DepthwiseInFloat32, compile_model
 from condnet.task import SupernetTask, archs_of_step
 from condnet.train import create_training, main, resume
 
@@ -342,6 +342,39 @@ def test_depthwise_convolutions_stay_in_float32_on_the_cpu():
     expected = {(kind, None, torch.float32) for kind in ('depthwise', 'dense')}
     expected |= {('depthwise', torch.bfloat16, torch.float32), ('dense', torch.bfloat16, torch.bfloat16)}
     assert seen == expected
+
+
+CONV2D = nn.functional.conv2d
+
+
+@pytest.mark.parametrize('call', [
+    lambda x, w, b, g: CONV2D(x, w, b, 1, 1, 1, g),
+    lambda x, w, b, g: CONV2D(x, w, b, (1, 1), padding=(1, 1), groups=g),
+    lambda x, w, b, g: CONV2D(input=x, weight=w, bias=b, padding=1, groups=g),
+    lambda x, w, b, g: CONV2D(x, weight=w.bfloat16(), bias=b.bfloat16(), padding='same', groups=g),
+    lambda x, w, b, g: torch.conv2d(x.bfloat16(), w, b, padding=1, groups=g),
+])  # fmt: skip
+@pytest.mark.parametrize('groups', [1, 2, 8])
+def test_only_depthwise_convolutions_are_computed_in_float32(call, groups):
+    """However the arguments are passed; other groups are computed as without us."""
+    generator = torch.Generator().manual_seed(0)
+    x, bias = torch.randn(2, 8, 6, 6, generator=generator), torch.randn(16, generator=generator)
+    weight = torch.randn(16, 8 // groups, 3, 3, generator=generator)
+    x, weight, bias = x.bfloat16().float(), weight.bfloat16().float(), bias.bfloat16().float()
+    with torch.autocast('cpu', torch.bfloat16):
+        plain = call(x, weight, bias, groups)
+        with _DepthwiseInFloat32():
+            found = call(x, weight, bias, groups)
+    expected = CONV2D(x, weight, bias, padding=1, groups=groups) if groups == 8 else plain
+    assert found.dtype == (torch.float32 if groups == 8 else torch.bfloat16)
+    assert torch.equal(found, expected)
+
+
+def test_other_convolutions_are_left_alone():
+    with torch.autocast('cpu', torch.bfloat16), _DepthwiseInFloat32():
+        assert nn.Conv1d(4, 4, 3, groups=4)(torch.ones(1, 4, 8)).dtype == torch.bfloat16
+        assert nn.Conv3d(4, 4, 3, groups=4)(torch.ones(1, 4, 8, 8, 8)).dtype == torch.bfloat16
+        assert nn.Conv2d(4, 4, 3, groups=4)(torch.ones(1, 4, 8, 8)).dtype == torch.float32
 
 
 def losses_of(output):

@@ -125,6 +125,14 @@ def test_flags_override_the_recipe(tmp_path):
             parse_args(['-c', str(tmp_path / 'bad.yaml'), '--data-dir', 'x'])
 
 
+def test_resumed_with_its_own_args_yaml(whole_run, tiny_data, tmp_path):
+    """And with the tuple of a model's argument, of which YAML makes a list."""
+    more = ['--resume', str(whole_run / 'milestone-3.pth.tar'), '--output', str(tmp_path), '--eval-interval', '0']
+    assert main(['-c', str(whole_run / 'args.yaml'), *more]) == 0
+    ends = [read_training_checkpoint(output / 'last.pth.tar') for output in (whole_run, tmp_path)]
+    assert_same_state(ends[0]['state_dict'], ends[1]['state_dict'])
+
+
 def test_architecture_on_the_command_line_stays_text():
     for arch in ('22222222', '(3,3,3,3,3,3)', '6111'):
         assert parse_args(['--data-dir', 'x', '--model-kwargs', f'arch={arch}']).model_kwargs == {'arch': arch}
@@ -134,11 +142,9 @@ def test_architecture_on_the_command_line_stays_text():
 
 def test_architecture_in_a_recipe_is_not_what_yaml_makes_of_its_digits(tmp_path):
     recipe = tmp_path / 'recipe.yaml'
-    recipe.write_text('model: macro_net\nmodel_kwargs: {arch: 00000012}\n')  # in YAML this is 10
-    with pytest.raises(ValueError, match='arch is the number 10, .* in quotes'):
-        parse_args(['-c', str(recipe), '--data-dir', 'x'])
-    recipe.write_text("model: macro_net\nmodel_kwargs: {arch: '00000012'}\n")
-    assert parse_args(['-c', str(recipe), '--data-dir', 'x']).model_kwargs == {'arch': '00000012'}
+    for written in ('00000012', "'00000012'"):  # in YAML the first one is 10
+        recipe.write_text(f'model: macro_net\nmodel_kwargs: {{arch: {written}}}\n')
+        assert parse_args(['-c', str(recipe), '--data-dir', 'x']).model_kwargs == {'arch': '00000012'}
 
 
 @pytest.mark.parametrize('name', sorted(path.stem for path in Path(recipes.__file__).parent.glob('*.yaml')))
@@ -168,6 +174,13 @@ def test_recipes_are_valid(name):
         (['--grad-accum-steps', '0'], '--grad-accum-steps is 0'),
         (['--grad-accum-steps', '65'], 'at least 65 images for each'),
         (['--sync-bn'], '--sync-bn needs several processes with a GPU each'),
+        (['--opt', 'adamz'], "none of timm's optimizers"),
+        (['--sched', 'foo'], "--sched is 'foo', expected one of cosine"),
+        (
+            ['--model', 'vit_tiny_patch16_224', '--model-kwargs', 'img_size=64', '--split-epoch', '0'],
+            'does not take images of 3x32x32: Input height',
+        ),
+        (['--model', 'test_resnet', '--model-kwargs', 'features_only=True', '--split-epoch', '0'], 'gives list for 2'),
         (['--device', 'nowhere'], '--device nowhere is not to be had'),
     ],
 )
