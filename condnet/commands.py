@@ -2,7 +2,10 @@
 
 import argparse
 import ast
+import copy
+import errno
 import logging
+import math
 import os
 import platform
 import sys
@@ -12,6 +15,7 @@ from typing import Any
 
 import torch
 from timm.utils import setup_default_logging
+from torch import nn
 
 from condnet.data import Images, load_images
 from condnet.errors import CondnetError
@@ -20,7 +24,10 @@ from condnet.memory import keep_freed_memory
 
 
 def run(name: str, command: Callable[[], Any]) -> int:
-    """Run a command; bad input ends it with one line on standard error.
+    """Run a command; what the user can act on ends it with one line on standard error.
+
+    That is a `CondnetError`, a file or disk that does not serve, another process that is lost, and memory that is too
+    small. Anything else is a fault of the program, and raised.
 
     Returns:
         The exit status: 0, or 2 after an error.
@@ -31,10 +38,98 @@ def run(name: str, command: Callable[[], Any]) -> int:
     keep_freed_memory()
     try:
         command()
-    except (ValueError, OSError, torch.OutOfMemoryError) as error:
-        print(f'{name}: error: {error}', file=sys.stderr)
+        sys.stdout.flush()  # at exit it would be too late to say that it failed
+    except (CondnetError, OSError, MemoryError, RuntimeError) as error:
+        if not _is_the_users(error):
+            raise
+        print(f'{name}: error: {" ".join(str(error).splitlines())}', file=sys.stderr)
+        _drop_output()
         return 2
     return 0
+
+
+_OF_FILES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EPIPE, errno.EMFILE, errno.ENFILE}
+
+
+def _is_the_users(error: Exception) -> bool:
+    """Whether an error tells of the user's input, files or machine, and not of a fault of the program."""
+    if isinstance(error, OSError):
+        # An error of the system names the file, or has one of these numbers where a file is open; ours has a text only.
+        ours = type(error) in (OSError, ConnectionError) and error.errno is None
+        return ours or error.filename is not None or error.errno in _OF_FILES or isinstance(error, ConnectionError)
+    if isinstance(error, RuntimeError):  # torch has no type of its own for the memory of the CPU
+        return isinstance(error, torch.OutOfMemoryError) or 'DefaultCPUAllocator' in str(error)
+    return True
+
+
+def _drop_output() -> None:
+    """Forget output that cannot be written, which Python would try again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check_forward(model: nn.Module, input_size: Sequence[int], num_images: int, device: torch.device) -> Any:
+    """Check that a model can be trained on images, before anything is written. The model is left as it is.
+
+    Args:
+        model: The model, on the device.
+        input_size: Channels, height and width of the images.
+        num_images: Images of a forward pass.
+        device: Where the model is.
+
+    Returns:
+        What it gives for black images.
+
+    Raises:
+        CondnetError: If it cannot.
+    """
+    images = torch.zeros(num_images, *input_size, device=device)
+    with torch.random.fork_rng([device] if device.type == 'cuda' else []), torch.no_grad():
+        try:
+            return copy.deepcopy(model).train()(images)
+        except Exception as error:  # models raise whatever a size that they were not made for leads them to
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            reason = ' '.join(str(error).split()) or type(error).__name__
+            size = 'x'.join(map(str, input_size))
+            raise CondnetError(f'the model cannot take {num_images} images of size {size}: {reason}') from error
+
+
+def check_numbers(args: argparse.Namespace, least: float, *names: str, below: float = math.inf) -> None:
+    """Check the values of flags; those that are not given pass.
+
+    Args:
+        args: The flags.
+        least: What they must be at least.
+        *names: Their names, as attributes.
+        below: What they must be less than; no number is infinite, and no whole one has more than 64 bits.
+
+    Raises:
+        CondnetError: If one is something else.
+    """
+    for name in names:
+        value = getattr(args, name)
+        if value is None:
+            continue
+        end = min(below, 2**63) if isinstance(value, int) else below
+        if not least <= value < end:
+            more = f' and less than {end:g}' if below < math.inf or value >= end else ''
+            raise CondnetError(f'--{name.replace("_", "-")} is {value}, expected at least {least:g}{more}')
+
+
+def check_folder_to_write(folder: Path) -> None:
+    """Check, without a trace, that files can be written to a folder, which need not exist yet.
+
+    Raises:
+        CondnetError: If it is no folder, or is not to be written to.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        raise CondnetError(f'cannot write to {folder}: {existing} is no directory')
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise CondnetError(f'cannot write to {folder}: no permission to write to {existing}')
 
 
 def find_device(name: str) -> torch.device:
@@ -47,7 +142,7 @@ def find_device(name: str) -> torch.device:
         device = torch.device(
             f'cuda:{os.environ["LOCAL_RANK"]}' if name == 'cuda' and 'LOCAL_RANK' in os.environ else name
         )
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # the device 'meta' holds no numbers
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         raise CondnetError(f'--device {name} is not to be had: {str(error).splitlines()[0]}') from error
     return device

@@ -29,7 +29,8 @@ from torch import nn
 import condnet.models  # noqa: F401  # registers the networks
 from condnet.benchmarks import load_benchmark
 from condnet.checkpoint import write_file
-from condnet.commands import run
+from condnet.commands import check_folder_to_write, check_numbers, run
+from condnet.csvfile import read_text, to_float, to_int
 from condnet.data import GLYPH_AUGMENTATION, Batch, Images, InMemoryLoader
 from condnet.errors import CondnetError
 from condnet.glyphs import MEAN, STD, render_glyphs
@@ -147,11 +148,21 @@ def read_rows(path: Path, num_seeds: int) -> list[Row]:
     Raises:
         CondnetError: If it is no such table, or one with another number of seeds.
     """
-    with path.open(newline='') as file:
-        reader = csv.DictReader(file)
-        if list(reader.fieldnames or ()) != _columns(num_seeds):
-            raise CondnetError(f'{path} has columns {reader.fieldnames}, expected {", ".join(_columns(num_seeds))}')
-        return list(reader)
+    columns = _columns(num_seeds)
+    text, _ = read_text(path, 'a table (CSV)')
+    reader = csv.DictReader(io.StringIO(text))
+    if list(reader.fieldnames or ()) != columns:
+        raise CondnetError(f'{path} has columns {reader.fieldnames}, expected {", ".join(columns)}')
+    rows = list(reader)
+    for row in rows:
+        try:
+            if _SPACE.format(to_int(row['index'])) != row['arch_str']:
+                raise CondnetError(f'index {row["index"]} is not that of {row["arch_str"]}')
+            for name in columns[2:]:
+                to_float(row[name])
+        except (TypeError, ValueError) as error:
+            raise CondnetError(f'{path} is damaged: {error}') from error
+    return rows
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
@@ -199,9 +210,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _make_and_describe(args: argparse.Namespace) -> None:
-    for name, least in (('num_archs', 2), ('seeds', 2), ('workers', 1)):
-        if getattr(args, name) < least:
-            raise CondnetError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least {least}')
+    check_numbers(args, 2, 'num_archs', 'seeds')
+    check_numbers(args, 1, 'workers')
+    check_folder_to_write(Path(args.output).parent)
     indices = [_SPACE.index(arch) for arch in _SPACE.sample_distinct(args.num_archs, seed=0)]
     rows = make_table(Path(args.output), indices, args.seeds, args.workers)
     for name, value in describe(rows, args.seeds).items():

@@ -219,18 +219,28 @@ def format_table(folder: str | Path) -> str:
         '| results | trained | archs | ranked by | KT all | KT 50 | top-1 | top-5 | top-10 | improvement |',
         '|---|---|---|---|---|---|---|---|---|---|',
     ]
-    for path in sorted(Path(folder).glob('*.json')):
+    paths = sorted(Path(folder).glob('*.json'))
+    if not paths:
+        raise CondnetError(f'{folder} holds no summary of a ranking (.json)')
+    for path in paths:
         summary = read_summary(path)
         if 'accuracy' not in summary:
             raise CondnetError(f'{path} holds no metrics: its architectures were not compared with a table')
-        link = f'[{path.stem}]({folder}/{path.name})'
-        first = [link, describe_training(summary['training']), str(summary['num_archs'])]
-        for name in ('accuracy', 'loss', 'flops'):
-            row = summary[name]
-            names = ('kendall_tau', 'kendall_tau_50', 'top1', 'top5', 'top10', 'improvement1')
-            rows.append('| ' + ' | '.join([*first, name, *(_number(row[n]) for n in names)]) + ' |')
-            first = ['', '', '']
+        try:
+            rows += _format_rows(f'[{path.stem}]({folder}/{path.name})', summary)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CondnetError(f'{path} is no summary of a ranking, or damaged: {error!r}') from error
     return '\n'.join(rows)
+
+
+def _format_rows(link: str, summary: dict[str, Any]) -> list[str]:
+    rows, first = [], [link, describe_training(summary['training']), str(summary['num_archs'])]
+    for name in ('accuracy', 'loss', 'flops'):
+        row = summary[name]
+        names = ('kendall_tau', 'kendall_tau_50', 'top1', 'top5', 'top10', 'improvement1')
+        rows.append('| ' + ' | '.join([*first, name, *(_number(row[n]) for n in names)]) + ' |')
+        first = ['', '', '']
+    return rows
 
 
 def describe_training(training: dict[str, Any]) -> str:
@@ -254,9 +264,9 @@ def update_readme(readme: Path, folder: Path) -> bool:
     """Put the results table between its marks in the README; whether it changed anything.
 
     Raises:
-        CondnetError: If the marks are missing.
+        CondnetError: If the marks are missing, or there are no results.
     """
-    text = readme.read_text()
+    text, _ = read_text(readme, 'text')
     start, end = text.find(TABLE_START), text.find(TABLE_END)
     if start < 0 or end < start:
         raise CondnetError(f'{readme} lacks the marks {TABLE_START} and {TABLE_END}')

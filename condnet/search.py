@@ -23,7 +23,7 @@ import torch
 import condnet
 from condnet.benchmarks import PACKAGED_TABLES, BenchmarkTable
 from condnet.checkpoint import sha256, write_file
-from condnet.commands import find_device, hardware_name, run
+from condnet.commands import check_folder_to_write, check_numbers, find_device, hardware_name, run
 from condnet.data import Images
 from condnet.errors import CondnetError
 from condnet.export import calibrated_subnet, check_onnx_packages, export_network, export_onnx
@@ -186,9 +186,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """
     args = make_parser().parse_args(argv)
     check_evaluation_flags(args)
-    for name, least in (('num_evals', 1), ('seed', 0)):
-        if getattr(args, name) < least:
-            raise CondnetError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least {least}')
+    check_numbers(args, 1, 'num_evals')
+    check_numbers(args, 0, 'seed')
+    check_folder_to_write(Path(args.output))
     needs_latency = 'latency' in args.objectives.split(',') or args.max_latency is not None
     if (args.latency_table or args.latency_device) and not needs_latency:
         raise CondnetError('--latency-table is of no use without --max-latency or the objective latency')

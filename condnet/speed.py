@@ -23,7 +23,7 @@ from scipy.stats import kendalltau
 import condnet
 from condnet.calibration import CALIBRATION_BATCH_SIZE, calibrate
 from condnet.checkpoint import load_model, sha256, write_file
-from condnet.commands import find_device, hardware_name, run
+from condnet.commands import check_folder_to_write, check_numbers, find_device, hardware_name, run
 from condnet.data import Images, load_images
 from condnet.errors import CondnetError
 from condnet.memory import forget_peak, peak_memory_mb
@@ -72,9 +72,8 @@ def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         CondnetError: If data or checkpoints are not to be had, or a number makes no sense.
     """
-    for name, value in vars(args).items():
-        if isinstance(value, int) and value < 1:
-            raise CondnetError(f'--{name.replace("_", "-")} is {value}, expected at least 1')
+    check_numbers(args, 1, *(name for name, value in vars(args).items() if isinstance(value, int)))
+    check_folder_to_write(Path(args.results_file).parent)
     images = load_images(args.data_dir)
     figures = measure_ranking(images, args) if args.command == 'ranking' else measure_training(images, args)
     print(format_ranking(figures) if args.command == 'ranking' else format_training(figures))

@@ -26,6 +26,7 @@ from torchvision import transforms
 
 from condnet.choice import ChoiceBlock, split_supernet
 from condnet.data import Batch, Images, InMemoryLoader, dataset_name, withheld_indices
+from condnet.errors import CondnetError
 from condnet.models import Supernet
 from condnet.spaces import Arch
 from condnet.train import create_training, parse_args
@@ -49,6 +50,9 @@ def measure_model(name: str, images: Images, args: argparse.Namespace) -> dict[s
     optimizer = training.optimizer
     loader = make_loader(images, model.pretrained_cfg, args.batch_size)
     batches = [batch for _, batch in zip(range(args.steps), loader, strict=False)]
+    if len(batches) < args.steps:
+        raise CondnetError(f'--steps is {args.steps}, expected at most {len(batches)}: there are no more batches of '
+                           f'{args.batch_size} (--batch-size)')  # fmt: skip
     archs = model.space.sample_distinct(args.steps, 0)
     heaviest = max(model.space, key=lambda arch: model.space.cost(arch).flops)
     trainer = Trainer(model, optimizer)

@@ -29,6 +29,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
+from condnet.commands import check_folder_to_write
 from condnet.errors import CondnetError
 from condnet.latency import MeasuredLatency
 from condnet.locks import Lock, lock_file
@@ -81,8 +82,8 @@ class Problem:
                 f'objectives are {",".join(self.objectives)!r}; expected accuracy or loss, each name once'
             )
         for name, limit in self.limits.items():
-            if not limit > 0:
-                raise CondnetError(f'--max-{name} is {limit}, expected more than 0')
+            if not 0 < limit < math.inf:
+                raise CondnetError(f'--max-{name} is {limit}, expected more than 0, and finite')
 
     @property
     def decides(self) -> str:
@@ -220,7 +221,7 @@ def _database_lock(storage: RDBStorage, study_id: int) -> Iterator[None]:
 def _sqlite_lock(url: sqlalchemy.URL) -> AbstractContextManager[Any]:
     """A lock on the file of an SQLite database; nothing for one in memory, or another database."""
     file = (url.database or '').removeprefix('file:')
-    if url.get_backend_name() != 'sqlite' or file in ('', ':memory:'):
+    if url.get_backend_name() != 'sqlite' or file in ('', ':memory:') or Path(file).is_dir():
         return nullcontext()
     return Lock(lock_file(Path(file)))
 
@@ -236,12 +237,17 @@ def open_storage(storage: str) -> BaseStorage:
     try:
         with _sqlite_lock(sqlalchemy.make_url(storage)):  # two processes would make its tables at once, and one fail
             return RDBStorage(storage)
-    except (OSError, optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+    except (OSError, ValueError, optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         raise CondnetError(f'cannot open the database of --storage: {_first_line(error)}') from error
 
 
 def _open_journal(path: Path) -> _Journal:
     """Open a journal, and drop the half line that a full disk or a killed process may have left at its end."""
+    check_folder_to_write(path.parent)
+    if path.exists() and not path.is_file():  # a device may have no end
+        raise CondnetError(f'{path} is no file, expected a journal of Optuna, or a name for one')
+    if path.exists() and (content := path.read_bytes()) and b'\n' not in content:
+        raise CondnetError(f'{path} is no journal of Optuna')
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         storage = _Journal(path)
@@ -250,8 +256,6 @@ def _open_journal(path: Path) -> _Journal:
     with storage.lock:
         content = path.read_bytes()
         complete = content.rfind(b'\n') + 1
-        if content and not complete:
-            raise CondnetError(f'{path} is no journal of Optuna')
         if complete < len(content):
             with path.open('r+b') as file:
                 file.truncate(complete)

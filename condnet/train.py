@@ -7,7 +7,6 @@ import functools
 import io
 import json
 import logging
-import math
 import os
 import sys
 from pathlib import Path
@@ -29,7 +28,16 @@ from condnet.checkpoint import (
     training_checkpoints,
     write_file,
 )
-from condnet.commands import DATASET_HELP, ModelKwargs, hardware_name, open_images, run
+from condnet.commands import (
+    DATASET_HELP,
+    ModelKwargs,
+    check_folder_to_write,
+    check_forward,
+    check_numbers,
+    hardware_name,
+    open_images,
+    run,
+)
 from condnet.counts import counts_table, describe_untrained, untrained_choices
 from condnet.data import (
     Images,
@@ -157,13 +165,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _check_args(args: argparse.Namespace) -> None:
-    for name in ('epochs', 'batch_size', 'eval_archs', 'eval_batches', 'eval_images', 'log_interval',
-                 'grad_accum_steps'):  # fmt: skip
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise CondnetError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
-    for name in ('seed', 'recovery_interval', 'lr', 'min_lr', 'momentum', 'weight_decay'):
-        if not 0 <= getattr(args, name) < math.inf:
-            raise CondnetError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected 0 or more')
+    counts = ('epochs', 'batch_size', 'eval_archs', 'eval_batches', 'eval_images', 'log_interval', 'grad_accum_steps')
+    check_numbers(args, 1, *counts, 'num_classes')
+    check_numbers(args, 0, 'seed', 'recovery_interval', 'eval_interval', 'workers', 'lr', 'min_lr', 'weight_decay')
+    check_numbers(args, 0, 'momentum', 'model_ema_decay', below=1)
+    for name, values in (('input-size', args.input_size), ('keep-epochs', args.keep_epochs)):
+        if not all(0 < value < 2**31 for value in values or ()):
+            raise CondnetError(f'--{name} is {" ".join(map(str, values))}, expected numbers of at least 1')
     for name, last in (('split_epoch', args.epochs - 1), ('stop_epoch', args.epochs)):
         if not 0 <= getattr(args, name) <= last:
             raise CondnetError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected 1..{last} for --epochs '
@@ -184,6 +192,7 @@ def train(args: argparse.Namespace) -> None:
     """
     group, device = join_group(args.device)
     args.num_processes, args.hardware = group.size, hardware_name(device)
+    group.from_first(lambda: check_folder_to_write(Path(args.output)))
     path, checkpoint = group.from_first(lambda: find_checkpoint(args))
     with group.first_ahead(args.download):
         source = open_data(args)
@@ -298,8 +307,9 @@ def create_training(
         )
     except CondnetError:
         raise
-    except Exception as error:  # unknown model, unknown argument, and whatever the code of a model makes of one
-        raise CondnetError(f'cannot build the model {args.model!r}: {" ".join(str(error).split())}') from error
+    except Exception as error:  # unknown model, unknown argument, or whatever a constructor stumbles over in one
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CondnetError(f'cannot build the model {args.model!r}: {reason}') from error
     if isinstance(model, Supernet) and model.is_split:
         raise CondnetError(f'a training starts unsplit, and {args.model} is split already')
     if args.split_epoch and not isinstance(model, Supernet):
@@ -318,34 +328,36 @@ def create_training(
         task.setup_ema(decay=args.model_ema_decay)
     amp_dtype = getattr(torch, args.amp_dtype) if args.amp else None
     step = TrainingStep(task, optimizer, group, args.grad_accum_steps, amp_dtype, args.update_unsampled)
-    if not isinstance(model, Supernet):
-        check_model(step, args)
+    check_model(step, args)
     if args.torchcompile:
         compile_model(model)
     return step, scheduler
 
 
 def check_model(step: TrainingStep, args: argparse.Namespace) -> None:
-    """Try a network of timm on images of the size that it is to be trained on; nothing of it changes.
+    """Try a model on images of the size that it is to be trained on, before anything is written; it stays as it is.
 
     Raises:
         CondnetError: If it cannot take them, or does not give the scores of the classes.
     """
-    model, device, size = step.task.model, step.task.device, args.input_size
-    images = torch.zeros(2, *size, device=device)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.random.fork_rng([device] if device.type == 'cuda' else []), torch.no_grad(), step.autocast():
-            output = model(images)
-    except Exception as error:  # models raise whatever a size that they were not made for leads them to
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        raise CondnetError(f'{args.model} does not take images of {"x".join(map(str, size))}: {reason}') from error
-    finally:
-        model.train(was_training)
-    if not isinstance(output, torch.Tensor) or output.shape != (2, args.num_classes):
+    model, device = step.task.model, step.task.device
+    if args.channels_last and device.type == 'cpu' and any(map(_breaks_channels_last, model.modules())):
+        raise CondnetError(f'{args.model} has a 1x1 convolution with a stride on few channels, whose gradient in the '
+                           'layout channels_last crashes PyTorch on CPUs; use --no-channels-last')  # fmt: skip
+    num = min(2, max(1, args.batch_size // step.group.size // step.num_parts))
+    with step.autocast():
+        output = check_forward(model, args.input_size, num, device)
+    if not isinstance(output, torch.Tensor) or output.shape != (num, args.num_classes):
         found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise CondnetError(f'{args.model} gives {found} for 2 images, expected scores of {args.num_classes} classes')
+        raise CondnetError(f'{args.model} gives {found} for {num} images, expected scores of {args.num_classes} '
+                           'classes')  # fmt: skip
+
+
+def _breaks_channels_last(module: nn.Module) -> bool:
+    """Whether oneDNN writes past the gradient of a layer: seen in PyTorch 2.14 with 3 to 5 channels, not with 8."""
+    if not isinstance(module, nn.Conv2d) or module.groups > 1:
+        return False
+    return module.kernel_size == (1, 1) and module.stride != (1, 1) and 1 < module.in_channels < 8
 
 
 _DEFAULT_EVAL_IMAGES = 1000  # withheld images for the check after an epoch

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import re
 import sys
 import time
 from contextlib import nullcontext
@@ -16,7 +17,16 @@ from tqdm import tqdm
 import condnet
 from condnet.benchmarks import FILE_NAMES, PACKAGED_TABLES, BenchmarkTable, holds_table, load_benchmark
 from condnet.checkpoint import load_checkpoint, write_file
-from condnet.commands import DATASET_HELP, find_device, hardware_name, open_images, run
+from condnet.commands import (
+    DATASET_HELP,
+    check_folder_to_write,
+    check_forward,
+    check_numbers,
+    find_device,
+    hardware_name,
+    open_images,
+    run,
+)
 from condnet.counts import describe_untrained
 from condnet.data import Images, check_size, choose_timm_images, dataset_name, holds_names, match_images
 from condnet.errors import CondnetError
@@ -88,10 +98,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """
     args = make_parser().parse_args(argv)
     check_evaluation_flags(args)
-    if args.num_archs not in (None, 'all') and not args.num_archs.isdigit():
+    check_numbers(args, 0, 'seed')
+    if args.num_archs not in (None, 'all') and not re.fullmatch('[0-9]{1,18}', args.num_archs):
         raise CondnetError(f"--num-archs is {args.num_archs!r}, expected a number or 'all'")
-    if Path(args.results_file).suffix != '.csv':
-        raise CondnetError(f'--results-file is {args.results_file!r}, expected a name that ends in .csv')
+    path = Path(args.results_file)
+    if path.suffix != '.csv' or path.is_dir():
+        raise CondnetError(f'--results-file is {args.results_file!r}, expected the name of a file that ends in .csv')
+    check_folder_to_write(path.parent)
     return args
 
 
@@ -101,11 +114,8 @@ def check_evaluation_flags(args: argparse.Namespace) -> None:
     Raises:
         CondnetError: If one makes no sense.
     """
-    for name in ('calib_batches', 'batch_size', 'eval_images'):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise CondnetError(f'--{name.replace("_", "-")} is {getattr(args, name)}, expected at least 1')
-    if not args.memory >= 0:
-        raise CondnetError(f'--memory is {args.memory}, expected at least 0')
+    check_numbers(args, 1, 'calib_batches', 'batch_size', 'eval_images')
+    check_numbers(args, 0, 'memory')
     if args.calib_momentum is not None and not 0 < args.calib_momentum <= 1:
         raise CondnetError(f'--calib-momentum is {args.calib_momentum}, expected a number in (0, 1]')
 
@@ -183,7 +193,9 @@ def load_supernet(args: argparse.Namespace) -> Supernet:
     if args.model and args.model != name:
         raise CondnetError(f'{args.checkpoint} holds the model {name!r}, not {args.model!r}')
     model.to(memory_format=torch.channels_last if args.channels_last else torch.contiguous_format)
-    return model.to(find_device(args.device))
+    model.to(device := find_device(args.device))
+    check_forward(model, model.pretrained_cfg['input_size'], 2, device)
+    return model
 
 
 def load_evaluation_images(model: Supernet, args: argparse.Namespace) -> tuple[Images, Images, str]:

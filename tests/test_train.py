@@ -178,9 +178,10 @@ def test_recipes_are_valid(name):
         (['--sched', 'foo'], "--sched is 'foo', expected one of cosine"),
         (
             ['--model', 'vit_tiny_patch16_224', '--model-kwargs', 'img_size=64', '--split-epoch', '0'],
-            'does not take images of 3x32x32: Input height',
+            'cannot take 2 images of size 3x32x32: Input height',
         ),
         (['--model', 'test_resnet', '--model-kwargs', 'features_only=True', '--split-epoch', '0'], 'gives list for 2'),
+        (['--model', 'repvgg_a0', '--model-kwargs', '--split-epoch', '0'], 'use --no-channels-last'),
         (['--device', 'nowhere'], '--device nowhere is not to be had'),
     ],
 )

@@ -22,7 +22,7 @@ from torch.fx import symbolic_trace
 
 from condnet.choice import ChoiceBlock
 from condnet.models.pretrained import HUB_ORGANIZATION, build_supernet
-from condnet.models.supernet import Step, Supernet, checkpoint_filter_fn
+from condnet.models.supernet import Step, Supernet, check_images, checkpoint_filter_fn
 from condnet.spaces import MACRO_BLOCKS, MACRO_LAYERS, Arch, get_space
 
 __all__ = ['MacroNet', 'MacroSupernet']
@@ -86,6 +86,8 @@ def _make_operation(operation: int, in_chs: int, out_chs: int, stride: int, dd: 
 class _Macro(nn.Module):
     """The macro skeleton: stem, eight layers in three stages, head."""
 
+    multiple = 1  # of height and width of the images: any
+
     def __init__(
         self,
         make_layer: LayerFactory,
@@ -96,6 +98,7 @@ class _Macro(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
+        self.register_forward_pre_hook(check_images)
         dd: dict[str, Any] = {'device': device, 'dtype': dtype}
         self.num_classes, self.in_chans = num_classes, in_chans
         self.num_features = self.head_hidden_size = 1280

@@ -26,7 +26,7 @@ from torch.fx import symbolic_trace
 from condnet.choice import ChoiceBlock
 from condnet.errors import CondnetError
 from condnet.models.pretrained import HUB_ORGANIZATION, build_supernet
-from condnet.models.supernet import State, Step, Supernet, checkpoint_filter_fn
+from condnet.models.supernet import State, Step, Supernet, check_images, check_switch, checkpoint_filter_fn
 from condnet.spaces import Arch, get_space
 
 __all__ = ['NB201Net', 'NB201Supernet']
@@ -163,6 +163,8 @@ class ReductionBlock(nn.Module):
 class _NB201(nn.Module):
     """The macro skeleton: stem, three stages of cells with reduction blocks between them, classifier."""
 
+    multiple = 4  # of height and width of the images: what reduction blocks add must agree
+
     def __init__(
         self,
         make_edge: EdgeFactory,
@@ -175,6 +177,7 @@ class _NB201(nn.Module):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
+        self.register_forward_pre_hook(check_images)
         if cells_per_stage < 1 or len(channels) != 3:
             raise CondnetError(
                 f'expected cells_per_stage >= 1 and 3 channel numbers, got {cells_per_stage} and {tuple(channels)}'
@@ -279,6 +282,7 @@ class NB201Supernet(Supernet, _NB201):
         dtype: torch.dtype | None = None,
     ) -> None:
         search_space = get_space('nb201', space)
+        check_switch('linear_skip', linear_skip)
 
         def make_edge(decision: int, chs: int, dd: dict[str, Any]) -> nn.Module:
             return ChoiceBlock(search_space, decision, lambda o: _make_operation(o, chs, False, linear_skip, dd))
@@ -333,6 +337,8 @@ class NB201Net(_NB201):
         dtype: torch.dtype | None = None,
     ) -> None:
         parsed = get_space('nb201').parse(arch)
+        check_switch('linear_skip', linear_skip)
+        check_switch('affine', affine)
 
         def make_edge(decision: int, chs: int, dd: dict[str, Any]) -> nn.Module:
             return _make_operation(parsed[decision], chs, affine, linear_skip, dd)

@@ -99,6 +99,7 @@ class Supernet(nn.Module):
         """What a constructor does last."""
         self.register_forward_pre_hook(_before_forward)
         self.register_load_state_dict_post_hook(_after_load)
+        check_switch('split', split)
         if split:
             self.split()
         if active_subnet is not None:
@@ -265,6 +266,33 @@ class Supernet(nn.Module):
             elif active[match['block']] == (int(match['operation']), int(match['context'])):
                 state[f'{match["block"]}.{match["rest"]}'] = value
         return state
+
+
+def check_switch(name: str, value: Any) -> None:
+    """Refuse what is neither true nor false; of the words on a command line, 'false' would count as true.
+
+    Raises:
+        CondnetError: If it is anything else.
+    """
+    if value not in (True, False):
+        raise CondnetError(f'{name} is {value!r}, expected True or False')
+
+
+def check_images(model: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Before a forward pass: refuse what some layer would stumble over.
+
+    Raises:
+        CondnetError: If these are no images (B, C, H, W) of the model's channels, or H and W no multiples of its
+            `multiple`.
+    """
+    in_chans, multiple = cast(int, model.in_chans), cast(int, model.multiple)
+    images = inputs[0] if inputs else None
+    if not isinstance(images, torch.Tensor):  # as in symbolic tracing, or given by name
+        return
+    size = images.shape[1:]
+    if len(size) != 3 or size[0] != in_chans or size[1] % multiple or size[2] % multiple:
+        sizes = '' if multiple == 1 else f', H and W multiples of {multiple}'
+        raise CondnetError(f'images are of shape {tuple(images.shape)}, expected (B, {in_chans}, H, W){sizes}')
 
 
 def _before_forward(model: Supernet, _: Any) -> None:

@@ -1,0 +1,191 @@
+"""What the commands refuse, and what they take for a fault of their own."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from conftest import train_args
+from PIL import Image
+
+from condnet import CondnetError, minibench, results, search, train, validate
+from condnet.checkpoint import save_model
+from condnet.commands import check_folder_to_write, check_forward, run
+
+
+def failing(error):
+    def command():
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize('error', [
+    CondnetError('no data'),
+    FileNotFoundError(errno.ENOENT, 'No such file', 'x.csv'),
+    OSError(errno.ENOSPC, 'No space left on device'),
+    OSError('cannot write x.csv'),
+    ConnectionError('no contact'),
+    torch.OutOfMemoryError('CUDA out of memory.\nTried to allocate 2 GiB'),
+    RuntimeError('[enforce fail] DefaultCPUAllocator: not enough memory'),
+    MemoryError('Unable to allocate 2 GiB'),
+])  # fmt: skip
+def test_what_the_user_can_act_on_is_one_line(error, capsys):
+    assert run('condnet-x', failing(error)) == 2
+    line = capsys.readouterr().err
+    assert line == f'condnet-x: error: {" ".join(str(error).splitlines())}\n'
+
+
+@pytest.mark.parametrize('error', [
+    ValueError('too many values to unpack'),
+    KeyError('x'),
+    RuntimeError('The size of tensor a (15) must match the size of tensor b (16)'),
+    OSError(errno.EBADF, 'Bad file descriptor'),
+    BlockingIOError(errno.EAGAIN, 'Resource temporarily unavailable'),
+])  # fmt: skip
+def test_anything_else_is_a_fault_of_the_program(error):
+    with pytest.raises(type(error)) as raised:
+        run('condnet-x', failing(error))
+    assert raised.value is error
+
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs a device that is always full')
+def test_output_that_cannot_be_written():
+    """Python itself would say so at exit, in several lines."""
+    code = "from condnet.commands import run; raise SystemExit(run('x', lambda: print('result')))"
+    with open('/dev/full', 'w') as full:
+        done = subprocess.run([sys.executable, '-c', code], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, 'x: error: [Errno 28] No space left on device\n')
+
+
+@pytest.fixture
+def refuse(capsys, tmp_path):
+    """Run a command and expect one line, and nothing in the folder for its files."""
+
+    def run_main(main, *args):
+        before = sorted(tmp_path.rglob('*'))
+        assert main(list(map(str, args))) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert ': error: ' in error and sorted(tmp_path.rglob('*')) == before
+        return error.partition(': error: ')[2]
+
+    return run_main
+
+
+def test_numbers_that_are_none(tiny_data, tmp_path, refuse):
+    arguments = train_args(tiny_data, tmp_path / 'out')
+    for name in ('num-classes', 'batch-size', 'epochs', 'eval-images'):
+        assert refuse(train.main, *arguments, f'--{name}', '0') == f'--{name} is 0, expected at least 1'
+    for name in ('lr', 'min-lr', 'weight-decay', 'momentum', 'model-ema-decay'):
+        for value in ('-1', 'nan', 'inf'):
+            assert f'--{name} is {float(value)}, expected at least 0' in refuse(
+                train.main, *arguments, f'--{name}', value
+            )
+    for name in ('momentum', 'model-ema-decay'):
+        assert 'and less than 1' in refuse(train.main, *arguments, f'--{name}', '1')
+    for name in ('eval-interval', 'workers', 'seed', 'recovery-interval'):
+        assert refuse(train.main, *arguments, f'--{name}', '-1') == f'--{name} is -1, expected at least 0'
+    assert 'and less than' in refuse(train.main, *arguments, '--seed', 2**63)
+    assert 'numbers of at least 1' in refuse(train.main, *arguments, '--input-size', '3', '0', '32')
+    assert 'numbers of at least 1' in refuse(train.main, *arguments, '--keep-epochs', '2', '-1')
+    ranking = ('--checkpoint', 'x', '--results-file', tmp_path / 'r.csv')
+    assert '--memory is inf' in refuse(validate.main, *ranking, '--memory', 'inf')
+    for value in ('²', '1' * 5000, '-1'):
+        assert "expected a number or 'all'" in refuse(validate.main, *ranking, '--num-archs', value)
+    assert '--workers is 0' in refuse(minibench.main, '--output', tmp_path / 't.csv', '--workers', '0')
+    assert '--seed is -1' in refuse(search.main, 'x', '--output', tmp_path / 'out', '--seed', '-1')
+
+
+def test_output_that_is_none(tiny_data, tmp_path, refuse):
+    (tmp_path / 'file').write_text('mine')
+    for folder in (tmp_path / 'file', tmp_path / 'file' / 'a' / 'b'):
+        assert 'is no directory' in refuse(train.main, *train_args(tiny_data, folder))
+        assert 'is no directory' in refuse(search.main, 'x', '--output', folder)
+        assert 'is no directory' in refuse(validate.main, '--checkpoint', 'x', '--results-file', folder / 'r.csv')
+    (tmp_path / 'folder.csv').mkdir()
+    assert 'the name of a file' in refuse(validate.main, '--checkpoint', 'x', '--results-file', tmp_path / 'folder.csv')
+
+
+def test_folder_without_permission(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)
+    with pytest.raises(CondnetError, match=f'no permission to write to {tmp_path}$'):
+        check_folder_to_write(tmp_path / 'a' / 'b')
+
+
+def shrunk(data, folder, size):
+    """The same data set in another size."""
+    for path in data.rglob('*.png'):
+        target = folder / path.relative_to(data)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).resize(size).save(target)
+    return folder
+
+
+def test_images_that_the_model_cannot_take(tiny_data, tmp_path, refuse):
+    data = shrunk(tiny_data, tmp_path / 'data', (30, 30))
+    assert 'expected (B, 3, H, W), H and W multiples of 4' in refuse(train.main, *train_args(data, tmp_path / 'out'))
+    model = timm.create_model(
+        'nb201_cond_supernet', cells_per_stage=1, pretrained_cfg_overlay={'input_size': (3, 30, 30)}
+    )
+    save_model(model, tmp_path / 'model', {'data_name': 'other'})
+    ranking = ('--checkpoint', tmp_path / 'model', '--data-dir', data, '--results-file', tmp_path / 'r.csv')
+    assert 'multiples of 4' in refuse(validate.main, *ranking)
+
+
+def test_model_is_left_as_it_is_by_the_check_of_its_input():
+    model = timm.create_model('macro_cond_supernet', num_classes=3)
+    before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    statistics = model.statistics
+    check_forward(model, (3, 12, 12), 2, torch.device('cpu'))
+    with pytest.raises(CondnetError, match='cannot take 2 images of size 1x12x12'):
+        check_forward(model, (1, 12, 12), 2, torch.device('cpu'))
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state) and model.statistics == statistics
+
+
+def test_images_of_a_wrong_shape_are_named():
+    for name, multiple in (('nb201_net', ', H and W multiples of 4'), ('macro_net', '')):
+        model = timm.create_model(name, in_chans=3).eval()
+        with pytest.raises(CondnetError) as error:
+            model(torch.zeros(2, 1, 32, 32))
+        assert str(error.value) == f'images are of shape (2, 1, 32, 32), expected (B, 3, H, W){multiple}'
+        assert model(torch.zeros(2, 3, 12, 20)).shape == (2, 10)
+        assert model(x=torch.zeros(2, 3, 12, 20)).shape == (2, 10)
+
+
+@pytest.mark.parametrize('setting', ['channels=(0,8,8)', 'channels=8', 'cells_per_stage=x', 'linear_skip=false',
+                                     'global_pool=foo', 'foo=1', 'device=foo'])  # fmt: skip
+def test_arguments_that_the_model_does_not_take(setting, tiny_data, tmp_path, refuse):
+    arguments = train_args(tiny_data, tmp_path / 'out')
+    start = arguments.index('--model-kwargs')
+    error = refuse(train.main, *arguments[:start], *arguments[start + 4 :], '--model-kwargs', setting)
+    assert error.startswith(('cannot build the model', 'the model cannot take', 'expected ', 'linear_skip is'))
+
+
+def test_journals_that_are_none(tmp_path):
+    """A device has no end, and a folder no lines; nothing is left beside what is not a journal."""
+    (tmp_path / 'note').write_text('mine')
+    for storage in ('/dev/full', '/dev/zero', tmp_path, tmp_path / 'note'):
+        if Path(storage).exists():
+            with pytest.raises(CondnetError, match='expected a journal of Optuna|no journal of Optuna'):
+                search.open_storage(str(storage))
+    with pytest.raises(CondnetError, match='cannot open the database'):
+        search.open_storage('postgresql://user@host:port/name')
+    assert [path.name for path in tmp_path.iterdir()] == ['note']
+
+
+def test_results_that_are_none(tmp_path, refuse):
+    readme = tmp_path / 'README.md'
+    readme.write_text(f'{results.TABLE_START}\nkeep\n{results.TABLE_END}')
+    arguments = ('--readme', readme, '--results', tmp_path / 'results')
+    assert 'holds no summary' in refuse(results.main, *arguments)
+    (tmp_path / 'results').mkdir()
+    for content in (b'[]', b'\xff', json.dumps({'accuracy': {}, 'training': {}}).encode()):
+        (tmp_path / 'results' / 'a.json').write_bytes(content)
+        assert 'a.json' in refuse(results.main, *arguments)
+    assert 'keep' in readme.read_text()
