@@ -158,7 +158,7 @@ def test_images_of_a_wrong_shape_are_named():
         assert model(x=torch.zeros(2, 3, 12, 20)).shape == (2, 10)
 
 
-@pytest.mark.parametrize('setting', ['channels=(0,8,8)', 'channels=8', 'cells_per_stage=x', 'linear_skip=false',
+@pytest.mark.parametrize('setting', ['channels=(0,8,8)', 'channels=8', 'cells_per_stage=x', 'linear_skip=no',
                                      'global_pool=foo', 'foo=1', 'device=foo'])  # fmt: skip
 def test_arguments_that_the_model_does_not_take(setting, tiny_data, tmp_path, refuse):
     arguments = train_args(tiny_data, tmp_path / 'out')
