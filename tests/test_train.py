@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from condnet import recipes
 from condnet.checkpoint import load_model, read_training_checkpoint
+from condnet.optimization import SCHEDULE_FLAGS
 from condnet.recipes import find_recipe
 from condnet.train import main, parse_args
 
@@ -131,6 +132,19 @@ def test_resumed_with_its_own_args_yaml(whole_run, tiny_data, tmp_path):
     assert main(['-c', str(whole_run / 'args.yaml'), *more]) == 0
     ends = [read_training_checkpoint(output / 'last.pth.tar') for output in (whole_run, tmp_path)]
     assert_same_state(ends[0]['state_dict'], ends[1]['state_dict'])
+
+
+def test_checkpoint_from_before_the_flags_of_schedules_resumes(whole_run, tiny_data, tmp_path):
+    checkpoint = torch.load(whole_run / 'milestone-3.pth.tar', weights_only=False)
+    del checkpoint['scheduler']
+    for name in SCHEDULE_FLAGS:
+        delattr(checkpoint['args'], name)
+    torch.save(checkpoint, tmp_path / 'old.pth.tar')
+    arguments = train_args(tiny_data, tmp_path / 'out', '--model-ema', '--resume', str(tmp_path / 'old.pth.tar'))
+    assert main(arguments) == 0
+    ends = [read_training_checkpoint(output / 'last.pth.tar') for output in (whole_run, tmp_path / 'out')]
+    assert_same_state(ends[0]['state_dict'], ends[1]['state_dict'])
+    assert_same_state(ends[0]['optimizer'], ends[1]['optimizer'])
 
 
 def test_architecture_on_the_command_line_stays_text():
