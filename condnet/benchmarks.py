@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from condnet.csvfile import check_columns, read_csv, read_text, to_float, to_int, write_csv
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, show
 from condnet.filetypes import BZIP2, LEGACY_TORCH, PICKLE, TAR, TORCH, describe_file
 from condnet.hwnas import convert_hw_nas, is_hw_nas
 from condnet.spaces import SearchSpace, get_space
@@ -270,9 +270,16 @@ def _macro_row(space: SearchSpace, arch: str, entry: Any, where: str) -> _Row:
     check_columns(values, ('mean_acc', 'params', 'flops'), where)
     try:
         params, flops = _whole(values['params']), _whole(values['flops'])
-        return _Row(space.index(arch), float(values['mean_acc']), params, flops)
+        return _Row(space.index(arch), _number(values['mean_acc']), params, flops)
     except (TypeError, ValueError) as error:
         raise CondnetError(f'{where}: {error}') from error
+
+
+def _number(value: Any) -> float:
+    """A number of a JSON file; some tools write it as text."""
+    if isinstance(value, bool):  # an integer to Python
+        raise TypeError(f'{value!r} is no number')
+    return to_float(value) if isinstance(value, str) else float(value)
 
 
 def _whole(value: Any) -> int:
@@ -401,6 +408,9 @@ def _record_row(result: dict[str, Any]) -> dict[str, str]:
     for column, (dataset, evaluated_on) in _ACCURACY_COLUMNS.items():
         seeds = [run for (name, _), run in runs.items() if name == dataset]
         accuracies = [run['eval_acc1es'][f'{evaluated_on}@{run["epochs"] - 1}'] for run in seeds]
+        for accuracy in accuracies:
+            if type(accuracy) not in (int, float) or not 0 <= accuracy <= 100:
+                raise ValueError(f'accuracy {show(accuracy)} of {dataset}; expected a percentage')
         row[column] = f'{sum(accuracies) / len(accuracies):.6f}'
     cifar10 = [run for (name, _), run in runs.items() if name == 'cifar10']
     return row | {

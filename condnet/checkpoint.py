@@ -13,11 +13,11 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import timm
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from timm.models import save_for_hf
 from torch import nn
 
@@ -55,6 +55,20 @@ USUAL = {
     'sync_bn': False,
     **dict.fromkeys(SCHEDULE_FLAGS),
 }
+_DESCRIBED = (  # settings that are always recorded with a model
+    'data_name',
+    'data_sha256',
+    'epochs',
+    'seed',
+    'batch_size',
+    'opt',
+    'lr',
+    'min_lr',
+    'sched',
+    'momentum',
+    'weight_decay',
+    'split_epoch',
+)
 _EXPECTED = f'a training checkpoint of condnet, or a folder with {WEIGHTS_NAME} and {CONFIG_NAME}'
 _NUM_NAMED = 3  # objects that an error message names
 LAST, PREVIOUS = 'last.pth.tar', 'previous.pth.tar'  # the checkpoints of a training that may be continued
@@ -207,6 +221,34 @@ def _check_content(path: Path, checkpoint: Any) -> None:
     args = checkpoint['args']
     if not isinstance(args, argparse.Namespace) or not {'data_name', 'model', 'model_kwargs'} <= set(vars(args)):
         raise CondnetError(f'{path} is no training checkpoint of condnet: its args are of another program')
+    _check_types(path, checkpoint)
+
+
+def _check_types(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Refuse a checkpoint of ours that another program has changed.
+
+    Raises:
+        CondnetError: If something in it is of another type than training writes, or missing.
+    """
+    args, state = vars(checkpoint['args']), checkpoint['task_state']
+    size, weights = args.get('input_size'), [checkpoint['state_dict'], checkpoint.get('state_dict_ema') or {}]
+    checks = {
+        'epoch': type(checkpoint['epoch']) is int,
+        'task_state': isinstance(state, dict) and type(state.get('step')) is int and 'split' in state,
+        'state_dict': all(isinstance(part, dict) and _are_tensors(part) for part in weights),
+        'model': isinstance(args['model'], str),
+        'model_kwargs': isinstance(args['model_kwargs'], dict)
+        and all(isinstance(k, str) for k in args['model_kwargs']),
+        'num_classes': type(args.get('num_classes')) is int,
+        'input_size': isinstance(size, list | tuple) and len(size) == 3 and all(type(n) is int and n > 0 for n in size),
+        **{name: name in args for name in _DESCRIBED},
+    }
+    if wrong := [name for name, is_right in checks.items() if not is_right]:
+        raise CondnetError(f'{path} is no training checkpoint of condnet, or damaged: {wrong[0]} is not what it writes')
+
+
+def _are_tensors(state_dict: dict[Any, Any]) -> bool:
+    return all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state_dict.items())
 
 
 def _arch_as_meant(model: str, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -279,10 +321,27 @@ def load_checkpoint(path: str | Path, use_ema: bool = False) -> Loaded:
         meant = _arch_as_meant(config['architecture'], arguments)
         kwargs = {'pretrained': True} | ({} if meant is arguments else {'arch': meant['arch']})
         model = _create_model(f'local-dir:{path}', kwargs, path)
+        _check_model(path, config, model)
         return Loaded(model, config.get('training', {}), sha256(path), config.get('data_fingerprint'))
     checkpoint = read_training_checkpoint(path)
     model, recorded = _load_training_model(path, checkpoint, use_ema), vars(checkpoint['args']).get('data_fingerprint')
     return Loaded(model, _describe(checkpoint), checkpoint['sha256'], recorded)
+
+
+def _check_model(folder: Path, config: dict[str, Any], model: nn.Module) -> None:
+    """Check that a model is of the shapes in its folder: timm adapts images, first layer and classifier where they differ.
+
+    Raises:
+        CondnetError: If they differ.
+    """
+    own, size = model.state_dict(), tuple(cast(dict[str, Any], model.pretrained_cfg)['input_size'])
+    if size != tuple(given := config['pretrained_cfg'].get('input_size', size)):
+        raise CondnetError(f'{folder / CONFIG_NAME} is damaged: input_size is {given}, the model takes {list(size)}')
+    with safe_open(folder / WEIGHTS_NAME, 'pt') as weights:
+        for key in weights.keys():  # noqa: SIM118  # it is no dictionary
+            if key in own and tuple(own[key].shape) != (shape := tuple(weights.get_slice(key).get_shape())):
+                raise CondnetError(f'{folder} is damaged: {key} has the shape {shape} in {WEIGHTS_NAME}, and '
+                                   f'{tuple(own[key].shape)} by {CONFIG_NAME}')  # fmt: skip
 
 
 def _load_training_model(path: Path, checkpoint: dict[str, Any], use_ema: bool) -> nn.Module:
@@ -298,7 +357,7 @@ def _load_training_model(path: Path, checkpoint: dict[str, Any], use_ema: bool) 
     if state_dict_is_split(state_dict):
         kwargs['split'] = True
     model = _create_model(args.model, kwargs, path)
-    check_state_dict(state_dict, model)
+    check_state_dict(state_dict, model, may_adapt=False)
     model.load_state_dict(state_dict)
     if isinstance(model, Supernet):  # training has mixed the statistics, also where it began with pretrained weights
         model.set_active_subnet(None)
@@ -336,25 +395,12 @@ def training_of(path: str | Path) -> dict[str, Any]:
 
 def _describe(checkpoint: dict[str, Any]) -> dict[str, Any]:
     args = vars(checkpoint['args'])
-    kept = (
-        'data_name',
-        'data_sha256',
-        'epochs',
-        'seed',
-        'batch_size',
-        'opt',
-        'lr',
-        'min_lr',
-        'sched',
-        'momentum',
-        'weight_decay',
-    )
     state = checkpoint['task_state']
     return {
         'trained_epochs': checkpoint['epoch'] + 1,  # whole ones
         'trained_steps': state['step'],
         'split_epoch': args['split_epoch'] if state['split'] else None,
-        **{key: args[key] for key in kept},
+        **{key: args[key] for key in _DESCRIBED if key != 'split_epoch'},
         **({'hardware': args['hardware']} if 'hardware' in args else {}),
         **{key: args[key] for key, value in USUAL.items() if args.get(key, value) != value},
         **({'untrained': [list(choice) for choice in state['untrained']]} if state.get('untrained') else {}),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, show
 from condnet.filetypes import describe_file
 
 _WIDE = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -99,7 +99,7 @@ def read_csv(text: str, required: tuple[str, ...], source: Path, is_number: Call
     check_columns(columns, required, source)
     for name in columns:
         if name and columns.count(name) > 1:
-            raise CondnetError(f'{source} has the column {name} {columns.count(name)} times; expected it once')
+            raise CondnetError(f'{source} has the column {show(name)} {columns.count(name)} times; expected it once')
     table = Table(columns, [], [], source)
     for line, fields in records[1:]:
         if any(fields[len(columns) :]):

@@ -1,4 +1,7 @@
-"""The error that a user can act on."""
+"""The error that a user can act on, and how it shows a value."""
+
+import reprlib
+from typing import Any
 
 
 class CondnetError(ValueError):
@@ -6,3 +9,20 @@ class CondnetError(ValueError):
 
     The commands end with that line. Any other exception is a fault of the program, and keeps its traceback.
     """
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxtuple = self.maxlist = 12  # enough for an architecture
+        self.maxstring = self.maxother = 120
+
+    def repr_int(self, x: int, level: int) -> str:
+        if x.bit_length() > 64:  # Python refuses to print thousands of digits
+            return f'an integer of {x.bit_length()} bits'
+        return super().repr_int(x, level)
+
+
+def show(value: Any) -> str:
+    """One line of a value, whatever it is, for an error message."""
+    return ' '.join(_Short().repr(value).split())

@@ -5,13 +5,12 @@ says. What people make of it as JSON, with the same keys, is read as well.
 """
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
 
 from condnet.csvfile import check_columns, read_text, write_csv
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, show
 from condnet.filetypes import PICKLE, describe_file
 from condnet.spaces import get_space
 from condnet.unpickle import safe_unpickle
@@ -66,7 +65,7 @@ def _read(source: Path) -> Any:
         raise CondnetError(f'{source} has more than {_MAX_SIZE >> 20} MB; HW-NAS-Bench has about 10')
     if describe_file(source) == PICKLE:
         try:
-            return safe_unpickle(source.read_bytes())
+            return safe_unpickle(source.read_bytes(), check_memo=True)
         except CondnetError as error:
             raise CondnetError(f'cannot unpickle {source}: {error}') from error
     text, _ = read_text(source, 'HW-NAS-Bench as pickle or JSON')
@@ -80,7 +79,7 @@ def _find_metrics(content: Any, source: Path) -> dict[str, Any]:
     """What was measured of the networks for CIFAR-10."""
     for key in ('nasbench201', 'cifar10'):
         if not isinstance(content, dict) or key not in content:
-            keys = ', '.join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+            keys = ', '.join(map(show, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
             raise CondnetError(f'{source} is not of HW-NAS-Bench: expected the key {key!r}, got {keys[:200]}')
         content = content[key]
     if not isinstance(content, dict):
@@ -95,25 +94,29 @@ def _arch_str(config: Any, source: Path) -> str:
     """The architecture of an entry of `config`: the entry itself, or in a dictionary of arguments of its network."""
     if isinstance(config, dict):
         if config.get('num_classes', _NUM_CLASSES) != _NUM_CLASSES:
-            raise CondnetError(f'{source} holds networks of {config["num_classes"]} classes; expected {_NUM_CLASSES}')
+            raise CondnetError(
+                f'{source} holds networks of {show(config["num_classes"])} classes; expected {_NUM_CLASSES}'
+            )
         config = config.get('arch_str')
     if not isinstance(config, str):
-        raise CondnetError(f'{source} has {str(config)[:40]!r} in config; expected architecture strings')
+        raise CondnetError(f'{source} has {show(config)} in config; expected architecture strings')
     return config
 
 
 def _read_columns(metrics: dict[str, Any], num: int, source: Path) -> dict[str, list[float]]:
     """What was measured, one value an architecture, by the name of the column."""
-    columns = {}
+    columns: dict[str, list[float]] = {}
     for name, values in metrics.items():
         unit = next((unit for suffix, unit in _UNITS.items() if name.endswith(suffix)), '')
         if name == 'config' or not isinstance(values, list):
             continue
         if len(values) != num:
-            raise CondnetError(f'{source} has {len(values)} values of {name} for {num} architectures')
-        bad = next((value for value in values if not _is_measure(value)), None)
-        if bad is not None:
-            raise CondnetError(f'{source} has {str(bad)[:40]!r} in {name}; expected positive numbers')
+            raise CondnetError(f'{source} has {len(values)} values of {show(name)} for {num} architectures')
+        for value in values:
+            if not _is_measure(value):
+                raise CondnetError(f'{source} has {show(value)} in {show(name)}; expected positive numbers')
+        if name + unit in (*columns, 'index', 'arch_str'):
+            raise CondnetError(f'{source} has two lists for the column {show(name + unit)}; expected one')
         columns[name + unit] = values
     if not any(name.endswith('_latency_ms') for name in columns):
         raise CondnetError(f'{source} holds no latencies; expected lists such as raspi4_latency')
@@ -121,7 +124,7 @@ def _read_columns(metrics: dict[str, Any], num: int, source: Path) -> dict[str, 
 
 
 def _is_measure(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < math.inf
+    return type(value) in (int, float) and 0 < value < 1e18
 
 
 def _refuse_repeats(members: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import timm
 import torch
 
 from condnet.csvfile import read_csv, read_text, to_float, to_int
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, show
 from condnet.hwnas import is_hw_nas
 from condnet.spaces import Arch, SearchSpace, get_space
 
@@ -57,7 +57,7 @@ def _find_column(path: str | Path, columns: Sequence[str], device: str | None) -
     if not devices:
         raise CondnetError(f'{path} is no latency table; expected columns index, arch_str and <device>{_SUFFIX}')
     if device is None or device.lower() not in devices:
-        raise CondnetError(f'--latency-device is {device!r}, expected one of {", ".join(devices)}')
+        raise CondnetError(f'--latency-device is {device!r}, expected one of {", ".join(map(show, devices))}')
     return f'{device.lower()}{_SUFFIX}'
 
 
@@ -70,7 +70,7 @@ def _read_arch(path: str | Path, space: SearchSpace, index: str, text: str) -> A
         reason = f'its index in {space.name} is {whole.index(arch)}'
     except ValueError as error:
         reason = str(error)
-    raise CondnetError(f'{path} is no latency table of {space.name}: index {index}, {text}: {reason}')
+    raise CondnetError(f'{path} is no latency table of {space.name}: index {show(index)}, {show(text)}: {reason}')
 
 
 def _read_latency(path: str | Path, arch: str, text: str) -> float:

@@ -120,15 +120,19 @@ class Journal:
             if not isinstance(before, dict):
                 raise CondnetError(f'its first line is {header!r}, expected settings')
             values = [row.split(',') for row in rows]
-            self.predictions = [Prediction(int(index), float(acc), float(loss)) for index, acc, loss in values]
+            self.predictions = [Prediction(to_int(i), to_float(acc), to_float(loss)) for i, acc, loss in values]
+            if not all(math.isfinite(prediction.accuracy + prediction.loss) for prediction in self.predictions):
+                raise CondnetError('a number is not finite')
             if len({prediction.index for prediction in self.predictions}) != len(rows):
                 raise CondnetError('it predicts an architecture twice')
         except ValueError as error:
             raise CondnetError(f'{self.path} is no unfinished ranking, or damaged: {error}') from error
         for key in settings | before:
             if before.get(key) != settings.get(key):
-                raise CondnetError(f'{self.path} holds an unfinished ranking with {key} {before.get(key)!r}, not '
-                                   f'{settings.get(key)!r}; delete it, or choose another --results-file')  # fmt: skip
+                raise CondnetError(
+                    f'{self.path} holds an unfinished ranking with {_show(key)} {before.get(key)!r}, not '
+                    f'{settings.get(key)!r}; delete it, or choose another --results-file'
+                )
 
     def append(self, prediction: Prediction) -> None:
         """Add a prediction; the system has it when this returns.
@@ -153,6 +157,10 @@ class Journal:
             self._file.close()
         self.path.unlink(missing_ok=True)
         self._file.close()
+
+
+def _show(key: str) -> str:
+    return key if key.isidentifier() else repr(key)
 
 
 def summarize_predictions(predictions: list[Prediction], table: BenchmarkTable | None) -> dict[str, Any]:

@@ -14,14 +14,13 @@ import math
 import operator
 import random
 import re
-import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, show
 
 Arch = tuple[int, ...]
 
@@ -261,9 +260,6 @@ class SearchSpace:
 
 
 _NUMBER = '(?:0|[1-9][0-9]{0,8})'  # `\\d` would take the digits of all scripts
-_SHORT = reprlib.Repr()
-_SHORT.maxtuple = _SHORT.maxlist = 12  # enough for an architecture
-_SHORT.maxstring = _SHORT.maxother = 120
 
 
 def _plain(value: Any) -> Any:
@@ -280,11 +276,7 @@ def _integer(value: Any) -> int | None:
 
 
 def _show(value: Any) -> str:
-    """One line of it, for an error message."""
-    plain = _plain(value)
-    if isinstance(plain, int) and plain.bit_length() > 64:  # Python refuses to print thousands of digits
-        return f'an integer of {plain.bit_length()} bits'
-    return ' '.join(_SHORT.repr(plain).split())
+    return show(_plain(value))
 
 
 def conv_cost(in_chs: int, out_chs: int, kernel: int, size: int, groups: int = 1, affine: bool = True) -> Cost:

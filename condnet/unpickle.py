@@ -2,9 +2,10 @@
 
 import io
 import pickle
+import pickletools
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from condnet.errors import CondnetError
 
@@ -12,14 +13,22 @@ _FORMATS = {'f2': 'e', 'f4': 'f', 'f8': 'd', 'b1': '?'}  # numpy's names of data
 _FORMATS |= {'i1': 'b', 'i2': 'h', 'i4': 'i', 'i8': 'q', 'u1': 'B', 'u2': 'H', 'u4': 'I', 'u8': 'Q'}
 
 
-def safe_unpickle(data: bytes) -> Any:
+def safe_unpickle(data: bytes, check_memo: bool = False) -> Any:
     """Read a pickle. Numbers of numpy become Python's, its one-dimensional arrays lists.
+
+    Args:
+        data: The pickle.
+        check_memo: Whether a flipped bit may be in it, as no checksum tells: one can make Python ask for 64 GB of
+            memory. It takes seven times as long.
 
     Raises:
         HoldsTensors: If it holds tensors of torch.
         CondnetError: If it is damaged, or asks for anything that is not needed to read numbers.
     """
     try:
+        for opcode, argument, _ in pickletools.genops(data) if check_memo else ():
+            if opcode.name in ('PUT', 'LONG_BINPUT') and cast(int, argument) > len(data):
+                raise CondnetError(f'it numbers an object {argument}, but has {len(data)} bytes')
         return _Unpickler(io.BytesIO(data)).load()
     except CondnetError:
         raise

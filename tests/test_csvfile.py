@@ -80,7 +80,7 @@ REFUSED = {
     'digits of another script': (change(0, '١'), "latency '١'"),
     'hexadecimal': (change(0, '0x10'), "latency '0x10'"),
     'infinite': (change(0, 'inf'), "latency 'inf'"),
-    'column twice': (text(header=['index', 'arch_str', 'phone_latency_ms,index']).encode(), 'column index 2 times'),
+    'column twice': (text(header=['index', 'arch_str', 'phone_latency_ms,index']).encode(), "column 'index' 2 times"),
     'architecture twice': ((PLAIN + PLAIN.splitlines()[1]).encode(), 'twice; expected it once'),
     'quote without end': ((PLAIN + '"').encode(), 'not a CSV file'),
     'Latin-1': (PLAIN.replace('index', 'indéx').encode('latin-1'), 'not a text file in UTF-8'),

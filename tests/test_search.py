@@ -355,7 +355,7 @@ def test_latency_table(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             read_latency_table(write_latencies(tmp_path / 't.csv', full, archs, **changes), space, 'phone')
-    with pytest.raises(ValueError, match="'watch', expected one of phone"):
+    with pytest.raises(ValueError, match="'watch', expected one of 'phone'"):
         read_latency_table(tmp_path / 't.csv', space, 'watch')
     with pytest.raises(ValueError, match='no latency table of macro'):
         read_latency_table(tmp_path / 't.csv', MACRO, 'phone')

@@ -34,6 +34,8 @@ __all__ = ['NB201Net', 'NB201Supernet']
 # Edges by node: (decision, node that it reads).
 _NODES = (((0, 0),), ((1, 0), (2, 1)), ((3, 0), (4, 1), (5, 2)))
 
+_MOST_CELLS = 1000  # in a stage; a damaged number would build them until memory ends
+
 EdgeFactory = Callable[[int, int, dict[str, Any]], nn.Module]  # (decision, channels, device and dtype)
 
 
@@ -178,10 +180,10 @@ class _NB201(nn.Module):
     ) -> None:
         super().__init__()
         self.register_forward_pre_hook(check_images)
-        if cells_per_stage < 1 or len(channels) != 3:
-            raise CondnetError(
-                f'expected cells_per_stage >= 1 and 3 channel numbers, got {cells_per_stage} and {tuple(channels)}'
-            )
+        if type(cells_per_stage) is not int or not 1 <= cells_per_stage <= _MOST_CELLS:
+            raise CondnetError(f'cells_per_stage is {cells_per_stage!r}, expected 1..{_MOST_CELLS}')
+        if not isinstance(channels, tuple | list) or [type(n) is int and n > 0 for n in channels] != [True] * 3:
+            raise CondnetError(f'channels are {channels!r}, expected 3 numbers')
         dd: dict[str, Any] = {'device': device, 'dtype': dtype}
         self.num_classes, self.in_chans = num_classes, in_chans
         self.num_features = self.head_hidden_size = channels[-1]

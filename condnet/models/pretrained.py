@@ -7,6 +7,7 @@ package, and at last on the Hugging Face Hub.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from timm.models import build_model_with_cfg
 from torch import nn
 
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, show
 from condnet.filetypes import SAFETENSORS, describe_file
 from condnet.models.supernet import Supernet, checkpoint_filter_fn, state_dict_is_split
 
@@ -123,8 +124,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         if isinstance(config, dict) and 'architecture' not in config:
             raise CondnetError(f'{file} is of another program: it names no architecture of timm')
         architecture = config['architecture']
-        config['pretrained_cfg']['num_classes']
-        config.get('model_args', {}).get('split')
+        _check_values(file, config)
     except CondnetError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -132,6 +132,41 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not timm.is_model(architecture):
         raise CondnetError(f'{folder} holds the model {architecture!r}, which neither timm nor condnet knows')
     return config
+
+
+def _check_values(file: Path, config: dict[str, Any]) -> None:
+    """Refuse values of wrong types, and numbers of classes that differ: timm would make a new classifier.
+
+    Raises:
+        CondnetError: If there is one.
+        AttributeError, KeyError, TypeError: If what should hold the values does not.
+    """
+    source, args = config['pretrained_cfg'], config.get('model_args', {})
+    numbers = {where: values['num_classes'] for where, values in (('config.json', config), ('model_args', args),
+               ('pretrained_cfg', source)) if 'num_classes' in values}  # fmt: skip
+    values = {
+        'architecture': isinstance(config['architecture'], str),
+        'training': isinstance(config.get('training', {}), dict),
+        'model_args': isinstance(args, dict),
+        'num_classes': type(source['num_classes']) is int and source['num_classes'] >= 0,
+        'input_size': _are_numbers(size := source.get('input_size', (3, 1, 1)), int) and len(size) == 3,
+        'mean': _are_numbers(source.get('mean', (0,))),
+        'std': _are_numbers(source.get('std', (1,))),
+    }
+    for name, is_right in values.items():
+        if not is_right:
+            raise CondnetError(f'{file} is damaged: {name} is {show(source.get(name, config.get(name)))}')
+    if len(set(numbers.values())) > 1:
+        named = ', '.join(f'{show(number)} in {where}' for where, number in numbers.items())
+        raise CondnetError(f'{file} is damaged: num_classes is {named}')
+
+
+def _are_numbers(values: Any, kind: type = float) -> bool:
+    """Whether it is a list of finite numbers, positive ones where they are integers."""
+    return isinstance(values, list | tuple) and all(
+        type(value) is int and value > 0 if kind is int else type(value) in (int, float) and math.isfinite(value)
+        for value in values
+    )
 
 
 def check_folder(folder: Path, architecture: str | None = None, is_split: bool | None = None) -> dict[str, Any]:
@@ -157,7 +192,11 @@ def check_folder(folder: Path, architecture: str | None = None, is_split: bool |
             keys = dict.fromkeys(weights.keys())
     except (SafetensorError, OSError) as error:
         kind = describe_file(file) if file.stat().st_size else 'empty'
-        reason = f'damaged: {error}' if kind in (None, SAFETENSORS) else f'{kind}; expected weights in safetensors'
+        reason = (
+            f'damaged: {" ".join(str(error).split())}'
+            if kind in (None, SAFETENSORS)
+            else f'{kind}; expected weights in safetensors'
+        )
         raise CondnetError(f'{file} is {reason}') from error
     if 'weights_sha256' in config and file_sha256(file) != config['weights_sha256']:
         raise CondnetError(f'{file} is damaged, or of another model: its SHA-256 is not the one in {CONFIG_NAME}')

@@ -358,10 +358,14 @@ def _expand(state_dict: dict[str, torch.Tensor], model: Supernet) -> dict[str, t
     return expanded
 
 
-def check_state_dict(state_dict: dict[str, torch.Tensor], model: nn.Module) -> None:
+def check_state_dict(state_dict: dict[str, torch.Tensor], model: nn.Module, may_adapt: bool = True) -> None:
     """Refuse a state that is not this model's, in one line.
 
-    Classifier and first convolution pass: timm adapts them to another number of classes or image channels.
+    Args:
+        state_dict: The state.
+        model: The model that it is to be loaded into.
+        may_adapt: Whether classifier and first convolution may differ, which timm adapts to another number of classes
+            or image channels.
 
     Raises:
         CondnetError: If names or shapes differ.
@@ -371,7 +375,7 @@ def check_state_dict(state_dict: dict[str, torch.Tensor], model: nn.Module) -> N
     differing = [
         key
         for key in sorted(own.keys() | state_dict.keys())
-        if not key.startswith(adapted)
+        if not (may_adapt and key.startswith(adapted))
         and (key not in own or key not in state_dict or own[key].shape != state_dict[key].shape)
     ]
     if differing:
