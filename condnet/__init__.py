@@ -1,16 +1,24 @@
-"""One-shot NAS super-networks with conditional weights. Importing it registers the models with timm."""
+"""One-shot NAS super-networks with conditional weights. Importing it registers the models with timm.
 
+Packages that bring their own search spaces are imported as well, if they say so, see `condnet.plugins`.
+"""
+
+from condnet.benchmarks import BenchmarkRow, register_benchmark
 from condnet.calibration import calibrate
-from condnet.choice import split_supernet
+from condnet.choice import ChoiceBlock, split_supernet
 from condnet.errors import CondnetError
 from condnet.models import MacroNet, MacroSupernet, NB201Net, NB201Supernet, Supernet
-from condnet.models.pretrained import list_pretrained
-from condnet.spaces import Arch, Cost, SearchSpace, get_space
+from condnet.models.pretrained import Tag, build_supernet, list_pretrained, register_tags
+from condnet.models.supernet import Step, checkpoint_filter_fn
+from condnet.plugins import load_entry_points
+from condnet.spaces import Arch, Cost, SearchSpace, get_space, register_space
 
 __version__ = '0.1.0'
 
 __all__ = [
     'Arch',
+    'BenchmarkRow',
+    'ChoiceBlock',
     'CondnetError',
     'Cost',
     'MacroNet',
@@ -18,10 +26,19 @@ __all__ = [
     'NB201Net',
     'NB201Supernet',
     'SearchSpace',
+    'Step',
     'Supernet',
+    'Tag',
     '__version__',
+    'build_supernet',
     'calibrate',
+    'checkpoint_filter_fn',
     'get_space',
     'list_pretrained',
+    'register_benchmark',
+    'register_space',
+    'register_tags',
     'split_supernet',
 ]
+
+load_entry_points()

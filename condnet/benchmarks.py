@@ -4,7 +4,7 @@
 file. NATS-Bench (Dong et al., 2021), the home of NAS-Bench-201, publishes a folder of pickles; convert it once with
 `python -m condnet.benchmarks NATS-tss-v1_0-3ffb9-simple nas-bench-201.csv`. A pickle can run any program when it is
 loaded, so these are read by an unpickler that knows a few harmless names and refuses all others. The table of nb201 on
-`glyphs` is our own and comes with the package, see `condnet.minibench`.
+`glyphs` is our own and comes with the package, see `condnet.minibench`. Others are made known by `register_benchmark`.
 """
 
 import argparse
@@ -16,10 +16,10 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,18 +28,12 @@ from condnet.csvfile import check_columns, read_csv, read_text, to_float, to_int
 from condnet.errors import CondnetError, show
 from condnet.filetypes import BZIP2, LEGACY_TORCH, PICKLE, TAR, TORCH, describe_file
 from condnet.hwnas import convert_hw_nas, is_hw_nas
-from condnet.spaces import SearchSpace, get_space
+from condnet.spaces import Cost, SearchSpace, get_space
 from condnet.unpickle import HoldsTensors, safe_unpickle
 
 DATA_VARIABLE = 'CONDNET_DATA'  # environment variable: a directory to look for tables in
-FILE_NAMES = {'nb201': 'nas-bench-201.csv', 'macro': 'nas-bench-macro_cifar10.json'}
-PACKAGED_TABLES = {('nb201', 'glyphs'): Path(__file__).parent / 'tables' / 'nb201_glyphs.csv'}  # by space and data set
 MACRO_URL = 'https://raw.githubusercontent.com/xiusu/NAS-Bench-Macro/master/data/nas-bench-macro_cifar10.json'
 MACRO_SHA256 = '686dee8363cc21cca8c1f321ad5749454f2d9b9ca5972682e137e539bc522297'
-_HOW_TO_GET = {
-    'nb201': 'convert the NATS-Bench topology records (github.com/D-X-Y/NATS-Bench) with python -m condnet.benchmarks',
-    'macro': f'allow the download, or get {MACRO_URL}',
-}
 _NEEDED = ('index', 'arch_str', 'cifar10_test_acc', 'params_MB', 'flops_M')  # columns of the nb201 table that are read
 _NUM_NAMED = 3  # architectures that an error message names
 
@@ -53,8 +47,8 @@ class BenchmarkTable:
         dataset: What the networks were trained and tested on.
         indices: (N,) official indices.
         accuracy: (N,) test accuracies in percent.
-        params: (N,) parameter counts of the stand-alone networks.
-        flops: (N,) their FLOPs (multiply-adds) for one image.
+        params: (N,) parameter counts of the stand-alone networks; None if the table has none.
+        flops: (N,) their FLOPs (multiply-adds) for one image; None if the table has none.
         path: The file or folder that it was read from.
         sha256: Digest of what was read.
     """
@@ -63,8 +57,8 @@ class BenchmarkTable:
     dataset: str
     indices: np.ndarray
     accuracy: np.ndarray
-    params: np.ndarray
-    flops: np.ndarray
+    params: np.ndarray | None
+    flops: np.ndarray | None
     path: str
     sha256: str
 
@@ -93,16 +87,92 @@ class BenchmarkTable:
             self,
             indices=self.indices[order],
             accuracy=self.accuracy[order],
-            params=self.params[order],
-            flops=self.flops[order],
+            params=None if self.params is None else self.params[order],
+            flops=None if self.flops is None else self.flops[order],
         )
 
 
-class _Row(NamedTuple):
-    number: int  # official index
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """What a table says of an architecture.
+
+    Args:
+        index: Its official index.
+        accuracy: Its true test accuracy in percent.
+        params: Parameters of its network; None where the table does not say, and then so in every row.
+        flops: FLOPs (multiply-adds) of its network for one image; None as for `params`.
+    """
+
+    index: int
     accuracy: float
-    params: int
-    flops: int
+    params: int | None = None
+    flops: int | None = None
+
+
+Reader = Callable[[SearchSpace, str, Path], Iterable[BenchmarkRow]]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is known of the tables of a space on a data set, see `register_benchmark`."""
+
+    space: str
+    dataset: str
+    reader: Reader
+    file_names: tuple[str, ...] = ()
+    packaged: Path | None = None
+    url: str | None = None
+    sha256: str | None = None
+    how_to_get: str = ''
+
+
+_BENCHMARKS: dict[tuple[str, str], Benchmark] = {}  # by space and data set
+
+
+def register_benchmark(
+    space: str,
+    dataset: str,
+    reader: Reader,
+    file_names: Iterable[str] = (),
+    packaged: 'str | os.PathLike[str] | None' = None,
+    url: str | None = None,
+    sha256: str | None = None,
+    how_to_get: str = '',
+) -> None:
+    """Make the ground-truth table of a search space on a data set known to `load_benchmark` and the commands.
+
+    What a reader gives is checked: accuracies are percentages, architectures stand there once, and costs are those of
+    the space, if it knows them.
+
+    Args:
+        space: Name of the search space, as in `get_space`.
+        dataset: What the networks were trained and tested on, as the commands name it: `cifar10`, `glyphs`, the name of
+            a folder, or a data set's name in timm.
+        reader: Reads a table. It takes the space, the table's text and its path, and gives a `BenchmarkRow` for each
+            architecture. It raises a `CondnetError` (or a `ValueError`) of one line if that is no such table.
+        file_names: What the table is called; it is looked for in the directory that `--benchmark` or the environment
+            variable `CONDNET_DATA` names and its `benchmarks` folder, and in `--data-dir`.
+        packaged: A table that comes with the package; no other is looked for unless it is named.
+        url: Where the table can be downloaded, with `--download`, under the first of `file_names`.
+        sha256: Digest of what is there, without which nothing is downloaded.
+        how_to_get: What to tell who has no table.
+
+    Raises:
+        CondnetError: If a download has no digest or name, or one of `condnet`'s own benchmarks would be replaced.
+    """
+    names = (file_names,) if isinstance(file_names, str) else tuple(file_names)
+    if url and not (sha256 and names):
+        raise CondnetError(f'the {space} table of {url} needs a sha256 and file_names')
+    if (space, dataset) in _OWN and (space, dataset) in _BENCHMARKS:
+        raise CondnetError(f'the benchmark of {space} on {dataset} is one of condnet')
+    how_to_get = how_to_get or (f'allow the download, or get {url}' if url else 'name it with --benchmark')
+    path = None if packaged is None else Path(packaged)
+    _BENCHMARKS[space, dataset] = Benchmark(space, dataset, reader, names, path, url, sha256, how_to_get)
+
+
+def find_benchmark(space: str, dataset: str) -> Benchmark | None:
+    """What is known of the tables of a space on a data set; None if nothing is."""
+    return _BENCHMARKS.get((space, dataset))
 
 
 def load_benchmark(
@@ -111,92 +181,102 @@ def load_benchmark(
     """Find, read and check the ground-truth table of a search space.
 
     Args:
-        space: `nb201` or `macro`. True accuracies are the columns `cifar10_test_acc` and `mean_acc`.
+        space: Name of the search space. True accuracies are the columns `cifar10_test_acc` of nb201 and `mean_acc` of
+            macro.
         path: The table, or a directory to look for it in; for nb201 also a folder of NATS-Bench records. By default
-            the directory that the environment variable `CONDNET_DATA` names, then the cache of earlier downloads; of
-            `glyphs` the packaged table.
+            the packaged table, or the directory that the environment variable `CONDNET_DATA` names, then the cache of
+            earlier downloads.
         dataset: The data set that the predictions were made on: `cifar10`, or for nb201 `glyphs`.
-        download: Fetch the macro table if it is not found.
+        download: Fetch the table if it is not found and can be (macro).
 
     Raises:
         CondnetError: If there is no table, or it is broken, incomplete in a row, or of another space or data set.
     """
     search_space = get_space(space)
-    packaged = PACKAGED_TABLES.get((space, dataset))
-    if packaged is None and dataset != 'cifar10':
-        raise CondnetError(f'there is no {space} table of the data set {dataset!r}; expected cifar10')
-    source = _find_table(space, path, download) if packaged is None else Path(path or packaged)
+    benchmark = find_benchmark(space, dataset)
+    if benchmark is None:
+        known = ', '.join(data for name, data in _BENCHMARKS if name == space) or 'one that was registered'
+        raise CondnetError(f'there is no {space} table of the data set {dataset!r}; expected {known}')
+    source = Path(path or benchmark.packaged) if benchmark.packaged else _find_table(benchmark, path, download)
     try:
-        rows, digest = _read_table(search_space, source, dataset)
+        rows, digest = _read_table(search_space, source, benchmark)
     except OSError as error:
         raise CondnetError(f'cannot read the {space} table {source}: {error.strerror}') from error
     _check_rows(search_space, rows, source, dataset)
-    rows.sort()
-    indices, accuracy, params, flops = (np.array(column) for column in zip(*rows, strict=True))
+    rows.sort(key=lambda row: row.index)
+    indices, accuracy = np.array([row.index for row in rows]), np.array([row.accuracy for row in rows])
+    columns = [row.params for row in rows], [row.flops for row in rows]
+    params, flops = (None if None in column else np.array(column) for column in columns)
     return BenchmarkTable(space, dataset, indices, accuracy, params, flops, path=str(source), sha256=digest)
 
 
 # Finding a table
 
 
-def _find_table(space: str, path: 'str | os.PathLike[str] | None', download: bool) -> Path:
-    if space not in FILE_NAMES:
-        raise CondnetError(f'no benchmark is known for {space}; expected one of {", ".join(FILE_NAMES)}')
-    name = FILE_NAMES[space]
+def _find_table(benchmark: Benchmark, path: 'str | os.PathLike[str] | None', download: bool) -> Path:
+    space, name = benchmark.space, ' or '.join(benchmark.file_names) or 'a table'
     if path is not None:
         if Path(path).is_file():
             return Path(path)
         if not Path(path).is_dir():
             raise CondnetError(f'no such benchmark table: {path}; expected {name} or a directory that holds it')
-        found = _look_in(Path(path), space)
+        found = _look_in(Path(path), benchmark)
         if found is None:
-            raise CondnetError(f'no {name} in {path}, nor in its benchmarks folder; {_HOW_TO_GET[space]}')
+            raise CondnetError(f'no {name} in {path}, nor in its benchmarks folder; {benchmark.how_to_get}')
         return found
     directory = os.environ.get(DATA_VARIABLE)
-    found = _look_in(Path(directory), space) if directory else None
-    cached = Path(torch.hub.get_dir(), 'condnet', name)
-    if found is not None or cached.is_file():
-        return found or cached
-    if download and space == 'macro':
-        return _download_macro(cached)
+    found = _look_in(Path(directory), benchmark) if directory else None
+    cached = [Path(torch.hub.get_dir(), 'condnet', file) for file in benchmark.file_names]
+    found = found or next((file for file in cached if file.is_file()), None)
+    if found is not None:
+        return found
+    if download and benchmark.url:
+        return _download(benchmark, cached[0])
     place = f'{directory} ({DATA_VARIABLE}) holds no {name}' if directory else f'{DATA_VARIABLE} is not set'
-    raise CondnetError(f'no {space} table: no path given and {place}; {_HOW_TO_GET[space]}')
+    raise CondnetError(f'no {space} table: no path given and {place}; {benchmark.how_to_get}')
 
 
-def holds_table(directory: 'str | os.PathLike[str]', space: str) -> bool:
+def holds_table(directory: 'str | os.PathLike[str]', space: str, dataset: str = 'cifar10') -> bool:
     """Whether a directory, or its `benchmarks` folder, holds a table of a space."""
-    return space in FILE_NAMES and _look_in(Path(directory), space) is not None
+    benchmark = find_benchmark(space, dataset)
+    return benchmark is not None and _look_in(Path(directory), benchmark) is not None
 
 
-def _look_in(directory: Path, space: str) -> Path | None:
-    if space == 'nb201' and _record_files(directory):
+def _look_in(directory: Path, benchmark: Benchmark) -> Path | None:
+    if benchmark.reader is _read_nb201 and _record_files(directory):
         return directory
-    candidates = (directory / FILE_NAMES[space], directory / 'benchmarks' / FILE_NAMES[space])
+    candidates = [folder / name for name in benchmark.file_names for folder in (directory, directory / 'benchmarks')]
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _download_macro(target: Path) -> Path:
-    """Fetch NAS-Bench-Macro; torch writes to a temporary file, checks the digest, and only then renames it."""
+def _download(benchmark: Benchmark, target: Path) -> Path:
+    """Fetch a table; torch writes to a temporary file, checks the digest, and only then renames it."""
+    url = str(benchmark.url)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        torch.hub.download_url_to_file(MACRO_URL, str(target), hash_prefix=MACRO_SHA256, progress=False)
+        torch.hub.download_url_to_file(url, str(target), hash_prefix=benchmark.sha256, progress=False)
     except (OSError, RuntimeError) as error:
-        raise CondnetError(f'cannot download {MACRO_URL}: {error}') from error
+        raise CondnetError(f'cannot download {url}: {error}') from error
     return target
 
 
 # Reading a table
 
 
-def _read_table(space: SearchSpace, source: Path, dataset: str) -> tuple[list[_Row], str]:
-    if space.name == 'nb201' and dataset == 'cifar10':
+def _read_table(space: SearchSpace, source: Path, benchmark: Benchmark) -> tuple[list[BenchmarkRow], str]:
+    if benchmark.reader is _read_nb201:
         _refuse_other_forms(source)
-    if dataset == 'cifar10' and source.is_dir():
-        files = _record_files(source)
-        rows = [_nb201_row(space, record, str(file)) for file, record in _read_records(space, files)]
-        return rows, _sha256(file.read_bytes() for file in files)
-    text, data = read_text(source, f'a table of {space.name} on {dataset}')
-    return _READERS[space.name, dataset](space, text, source), _sha256([data])
+        if source.is_dir():
+            files = _record_files(source)
+            rows = [_nb201_row(space, record, str(file)) for file, record in _read_records(space, files)]
+            return rows, _sha256(file.read_bytes() for file in files)
+    text, data = read_text(source, f'a table of {space.name} on {benchmark.dataset}')
+    try:
+        return list(benchmark.reader(space, text, source)), _sha256([data])
+    except CondnetError:
+        raise
+    except (ValueError, KeyError) as error:  # of a reader that leaves it to us to say where
+        raise CondnetError(f'{source} is no table of {space.name} on {benchmark.dataset}: {error}') from error
 
 
 def _sha256(parts: Iterable[bytes]) -> str:
@@ -206,15 +286,15 @@ def _sha256(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _read_nb201(space: SearchSpace, text: str, source: Path) -> list[_Row]:
+def _read_nb201(space: SearchSpace, text: str, source: Path) -> list[BenchmarkRow]:
     table = read_csv(text, _NEEDED, source, is_number=_NEEDED[2:].__contains__)
     return [_nb201_row(space, row, where) for row, where in table]
 
 
-def _nb201_row(space: SearchSpace, row: dict[str, str], where: str) -> _Row:
+def _nb201_row(space: SearchSpace, row: dict[str, str], where: str) -> BenchmarkRow:
     try:
         params, flops = (round(to_float(row[key]) * 1e6) for key in ('params_MB', 'flops_M'))
-        return _Row(_official_index(space, row), to_float(row['cifar10_test_acc']), params, flops)
+        return BenchmarkRow(_official_index(space, row), to_float(row['cifar10_test_acc']), params, flops)
     except (ValueError, OverflowError) as error:
         raise CondnetError(f'{where}: {error}') from error
 
@@ -227,14 +307,16 @@ def _official_index(space: SearchSpace, row: dict[str, str]) -> int:
     return index
 
 
-def _read_minibench(space: SearchSpace, text: str, source: Path) -> list[_Row]:
+def _read_minibench(space: SearchSpace, text: str, source: Path) -> list[BenchmarkRow]:
     """Rows of a table that `condnet.minibench` made; the accuracy is the mean over the seeds."""
     rows = []
     for row, where in read_csv(text, ('index', 'arch_str', 'accuracy_0', 'params', 'flops'), source, _is_accuracy):
         try:
             accuracies = [to_float(value) for name, value in row.items() if _is_accuracy(name)]
             accuracy = sum(accuracies) / len(accuracies)
-            rows.append(_Row(_official_index(space, row), accuracy, to_int(row['params']), to_int(row['flops'])))
+            rows.append(
+                BenchmarkRow(_official_index(space, row), accuracy, to_int(row['params']), to_int(row['flops']))
+            )
         except ValueError as error:
             raise CondnetError(f'{where}: {error}') from error
     return rows
@@ -244,7 +326,7 @@ def _is_accuracy(column: str) -> bool:
     return column.startswith('accuracy_')
 
 
-def _read_macro(space: SearchSpace, text: str, source: Path) -> list[_Row]:
+def _read_macro(space: SearchSpace, text: str, source: Path) -> list[BenchmarkRow]:
     if 'cifar100' in source.name.lower():
         raise CondnetError(f'{source} is a table of another data set, by its name; expected cifar10')
     try:
@@ -261,7 +343,7 @@ class _Pairs(list):
     """The members of a JSON object, in order."""
 
 
-def _macro_row(space: SearchSpace, arch: str, entry: Any, where: str) -> _Row:
+def _macro_row(space: SearchSpace, arch: str, entry: Any, where: str) -> BenchmarkRow:
     if not isinstance(entry, _Pairs):
         raise CondnetError(f'{where}: {str(entry)[:40]!r}; expected an object with mean_acc, params and flops')
     values = dict(entry)
@@ -270,7 +352,7 @@ def _macro_row(space: SearchSpace, arch: str, entry: Any, where: str) -> _Row:
     check_columns(values, ('mean_acc', 'params', 'flops'), where)
     try:
         params, flops = _whole(values['params']), _whole(values['flops'])
-        return _Row(space.index(arch), _number(values['mean_acc']), params, flops)
+        return BenchmarkRow(space.index(arch), _number(values['mean_acc']), params, flops)
     except (TypeError, ValueError) as error:
         raise CondnetError(f'{where}: {error}') from error
 
@@ -287,26 +369,41 @@ def _whole(value: Any) -> int:
     return int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
 
 
-_READERS = {('nb201', 'cifar10'): _read_nb201, ('nb201', 'glyphs'): _read_minibench, ('macro', 'cifar10'): _read_macro}
+_OWN = {('nb201', 'cifar10'), ('nb201', 'glyphs'), ('macro', 'cifar10')}
+register_benchmark(
+    'nb201',
+    'cifar10',
+    _read_nb201,
+    'nas-bench-201.csv',
+    how_to_get='convert the NATS-Bench topology records (github.com/D-X-Y/NATS-Bench) with '
+    'python -m condnet.benchmarks',
+)
+register_benchmark('nb201', 'glyphs', _read_minibench, packaged=Path(__file__).parent / 'tables' / 'nb201_glyphs.csv')
+register_benchmark('macro', 'cifar10', _read_macro, 'nas-bench-macro_cifar10.json', url=MACRO_URL, sha256=MACRO_SHA256)
 
 
-def _check_rows(space: SearchSpace, rows: list[_Row], source: Path, dataset: str = 'cifar10') -> None:
+def _check_rows(space: SearchSpace, rows: list[BenchmarkRow], source: Path, dataset: str = 'cifar10') -> None:
     """What holds for the tables of all spaces."""
     if not rows:
         raise CondnetError(f'{source} holds no architecture; expected a row for each')
-    index, count = Counter(row.number for row in rows).most_common(1)[0]
+    index, count = Counter(row.index for row in rows).most_common(1)[0]
     if count > 1:
         arch = space.format(space.parse(index))
         raise CondnetError(f'{source} holds architecture {arch} (index {index}) {count} times; expected it once')
+    has_costs = space.has_costs(dataset)
     for row in rows:
+        if row.index not in space:
+            raise CondnetError(f'{source}: {row.index} is no index of {space}')
         if not 0 <= row.accuracy <= 100:  # true for NaN as well
-            raise CondnetError(f'{source}: accuracy {row.accuracy} of index {row.number}; expected a percentage')
+            raise CondnetError(f'{source}: accuracy {row.accuracy} of index {row.index}; expected a percentage')
+        if row.params is None or row.flops is None:
+            continue
         if not (0 < row.params < 1 << 50 and 0 < row.flops < 1 << 50):
-            raise CondnetError(f'{source}: {row.params:.3g} parameters, {row.flops:.3g} FLOPs of index {row.number}')
-        cost = space.cost(row.number, dataset)
+            raise CondnetError(f'{source}: {row.params:.3g} parameters, {row.flops:.3g} FLOPs of index {row.index}')
+        cost = space.cost(row.index, dataset) if has_costs else Cost(row.params, row.flops)
         if (row.params, row.flops) != (cost.params, cost.flops):  # another data set means another classifier
             raise CondnetError(
-                f'{source}: {row.params:,} parameters and {row.flops:,} FLOPs of index {row.number}; '
+                f'{source}: {row.params:,} parameters and {row.flops:,} FLOPs of index {row.index}; '
                 f'expected {cost.params:,} and {cost.flops:,} of a {dataset} network'
             )
 
@@ -451,14 +548,14 @@ def main(argv: list[str] | None = None) -> int:
                                      'truth of nb201) or HW-NAS-Bench (latencies) to CSV.')  # fmt: skip
     parser.add_argument('source', help='the unpacked folder NATS-tss-v1_0-3ffb9-simple, or HW-NAS-Bench-v1_0.pickle '
                         '(or the same as JSON)')  # fmt: skip
-    parser.add_argument('output', help=f'the table to write, such as {FILE_NAMES["nb201"]} or hw-nas-bench.csv')
+    parser.add_argument('output', help='the table to write, such as nas-bench-201.csv or hw-nas-bench.csv')
     args = parser.parse_args(argv)
     try:
         count = _convert(Path(args.source), Path(args.output))
     except (CondnetError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
-    print(f'wrote {count} of {len(get_space("nb201"))} architectures to {args.output}')
+    print(f'wrote {count} of {get_space("nb201").size} architectures to {args.output}')
     return 0
 
 

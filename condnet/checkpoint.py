@@ -33,12 +33,14 @@ from condnet.models.pretrained import (
     file_sha256,
     find_pretrained,
     is_pretrained_name,
+    is_supernet_name,
     list_pretrained,
     read_config,
     stream_sha256,
 )
 from condnet.models.supernet import Supernet, check_state_dict, state_dict_is_split
 from condnet.optimization import SCHEDULE_FLAGS
+from condnet.plugins import add_import_flag, import_plugins
 
 _logger = logging.getLogger('train')
 
@@ -272,7 +274,7 @@ def locate(checkpoint: str | Path) -> Path:
         return path
     if is_pretrained_name(str(checkpoint)):
         return find_pretrained(str(checkpoint))
-    if str(checkpoint).partition('.')[0].endswith('_cond_supernet'):
+    if is_supernet_name(str(checkpoint)):
         raise CondnetError(f'no pretrained super-network {checkpoint}; there are {", ".join(list_pretrained())}')
     return Path(checkpoint)
 
@@ -469,9 +471,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument('checkpoint', help='training checkpoint')
     parser.add_argument('folder', help='folder to write')
+    add_import_flag(parser)
     args = parser.parse_args(argv)
 
     def convert() -> None:
+        import_plugins(args)
         loaded = load_checkpoint(args.checkpoint)
         save_model(loaded.model, args.folder, loaded.training, fingerprint=loaded.fingerprint)
 

@@ -12,16 +12,13 @@ Source: "Conditional super-network weights" (https://arxiv.org/abs/2104.11522), 
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from condnet.errors import CondnetError
 from condnet.spaces import Arch, SearchSpace
-
-if TYPE_CHECKING:  # it imports this module
-    from condnet.models.supernet import Supernet
 
 Copies = list[tuple[nn.Parameter, nn.Parameter]]  # (source, copy)
 
@@ -43,8 +40,13 @@ class ChoiceBlock(nn.Module):
         super().__init__()
         self.space = space
         self.decision = decision
-        self.candidates = nn.ModuleDict({str(o): nn.ModuleList([make_candidate(o)]) for o in space.choices})
+        self.candidates = nn.ModuleDict({str(o): nn.ModuleList([make_candidate(o)]) for o in self.choices})
         self.active: tuple[int, int] | None = None  # operation and context; None: over-complete
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """Numbers of the operations that the decision may pick."""
+        return self.space.choices_of(self.decision)
 
     def weight_sets(self, operation: int) -> nn.ModuleList:
         """The weight sets of an operation, by context."""
@@ -76,13 +78,13 @@ class ChoiceBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor | None:
         if self.active is not None:
             return self.active_module()(x)
-        outputs = [_mean([module(x) for module in self.weight_sets(o)]) for o in self.space.choices]
+        outputs = [_mean([module(x) for module in self.weight_sets(o)]) for o in self.choices]
         return _mean(outputs)
 
     @property
     def num_weight_sets(self) -> int:
         """Weight sets of the operations that the paper counts."""
-        return sum(len(self.weight_sets(o)) for o in self.space.choices if o in self.space.weighted)
+        return sum(len(self.weight_sets(o)) for o in self.choices if o in self.space.weighted)
 
     @torch.no_grad()
     def split(self) -> Copies:
@@ -92,7 +94,7 @@ class ChoiceBlock(nn.Module):
             Every new parameter, beside the one it is a copy of.
         """
         copies: Copies = []
-        for operation in self.space.choices:
+        for operation in self.choices:
             weight_sets = self.weight_sets(operation)
             source = weight_sets[0]
             for _ in range(1, self.space.num_contexts(self.decision) if has_weights(source) else 1):
@@ -113,10 +115,21 @@ def _mean(outputs: Iterable[torch.Tensor | None]) -> torch.Tensor | None:
     return sum(tensors[1:], start=tensors[0]) / len(outputs) if tensors else None
 
 
+class Splittable(Protocol):
+    """What can be split: a model of choice blocks, such as `condnet.Supernet`."""
+
+    @property
+    def is_split(self) -> bool: ...
+
+    def split(self) -> Copies: ...
+
+    def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]: ...
+
+
 def split_supernet(
-    model: 'Supernet',
+    model: Splittable,
     optimizer: torch.optim.Optimizer | None = None,
-    ema: 'Supernet | None' = None,
+    ema: Splittable | None = None,
 ) -> None:
     """Split a super-network in training: its weights, its optimizer's state and its averaged weights.
 

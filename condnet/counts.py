@@ -1,6 +1,5 @@
 """How often a training has trained each candidate operation in each context."""
 
-import itertools
 from collections.abc import Iterable, Mapping
 
 from condnet.choice import has_weights
@@ -28,9 +27,9 @@ def counts_table(
             'steps': counts.get((decision, operation, context), 0),
             'steps_since_split': counts_since_split.get((decision, operation, context), 0),
         }
-        for decision, predecessors in enumerate(space.predecessors)
-        for operation in space.choices
-        for context, before in enumerate(itertools.product(space.choices, repeat=len(predecessors)))
+        for decision in range(len(space.predecessors))
+        for operation in space.choices_of(decision)
+        for context, before in enumerate(space.contexts(decision))
     ]
 
 
@@ -41,17 +40,25 @@ def untrained_choices(model: Supernet, counts_since_split: Mapping[Choice, int])
     weight_sets = {  # the cells of a network share their decisions
         (block.decision, operation, context)
         for block in model.choice_blocks()
-        for operation in model.space.choices
+        for operation in block.choices
         if has_weights(block.weight_sets(operation)[0])
         for context in range(model.space.num_contexts(block.decision))
     }
     return sorted(choice for choice in weight_sets if not counts_since_split.get(choice))
 
 
-def describe_untrained(space: SearchSpace, archs: Iterable[Arch], untrained: Iterable[Iterable[int]]) -> str | None:
-    """What to say of architectures that use weight sets which were not trained since the split; None if none does."""
-    used = {choice for arch in archs for choice in choices_of(space, arch)}
-    found = sorted(used & {tuple(choice) for choice in untrained})
+def describe_untrained(
+    space: SearchSpace, archs: Iterable[Arch] | None, untrained: Iterable[Iterable[int]]
+) -> str | None:
+    """What to say of architectures that use weight sets which were not trained since the split; None if none does.
+
+    Args:
+        space: Search space.
+        archs: The architectures; None for all of the space.
+        untrained: The weight sets, as of `untrained_choices`.
+    """
+    used = None if archs is None else {choice for arch in archs for choice in choices_of(space, arch)}
+    found = sorted(choice for choice in map(tuple, untrained) if used is None or choice in used)
     if not found:
         return None
     decision, operation, context = found[0]

@@ -199,6 +199,6 @@ def to_int(text: str) -> int:
     Raises:
         ValueError: If it is none.
     """
-    if not re.fullmatch(r'-?[0-9]{1,18}(\.0)?', text):
+    if not re.fullmatch(r'-?[0-9]{1,999}(\.0)?', text):
         raise ValueError(f'could not convert {text!r} to an integer')
     return int(text.removesuffix('.0'))

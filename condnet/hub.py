@@ -18,8 +18,10 @@ from condnet.commands import run
 from condnet.data import Images, holds_images, load_images
 from condnet.errors import CondnetError
 from condnet.glyphs import render_glyphs
+from condnet.metrics import RANKED_BY
 from condnet.models import Supernet
 from condnet.models.pretrained import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, check_folder, is_pretrained_name
+from condnet.plugins import add_import_flag, import_plugins
 from condnet.ranking import Prediction, accuracy_and_loss, autocast
 from condnet.results import describe_training, read_predictions, read_summary
 from condnet.validate import (
@@ -234,7 +236,7 @@ That table is condnet's own: each architecture was trained alone three times, fo
 def _ranking_table(ranking: dict[str, Any]) -> str:
     lines = ['| ranked by | KT all | KT 50 | top-1 | top-5 | top-10 | improvement |', '|---|---|---|---|---|---|---|']
     names = ('kendall_tau', 'kendall_tau_50', 'top1', 'top5', 'top10', 'improvement1')
-    for by in ('accuracy', 'loss', 'params', 'flops'):
+    for by in (by for by in RANKED_BY if by in ranking):
         values = ['-' if ranking[by][name] is None else f'{ranking[by][name]:.2f}' for name in names]
         lines.append(f'| {by} | {" | ".join(values)} |')
     return '\n'.join(lines)
@@ -284,19 +286,27 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument('--results', required=True, help='CSV of its ranking by condnet-validate, the JSON beside it')
     sub.add_argument('--model', help='refuse a checkpoint of another model')
     add_evaluation_flags(sub)
+    add_import_flag(sub)
     sub = commands.add_parser('publish', help='upload a folder; log in with `hf auth login` before', allow_abbrev=False)
     sub.add_argument('folder', help='folder that prepare wrote')
     sub.add_argument('repo', help='organization/name')
     sub.add_argument('--private', action='store_true', help='of a new repository')
+    add_import_flag(sub)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Prepare or publish; returns the exit status."""
     args = make_parser().parse_args(argv)
-    if args.command == 'prepare':
-        return run('condnet.hub', lambda: prepare(args))
-    return run('condnet.hub', lambda: print(publish(args.folder, args.repo, args.private)))
+
+    def command() -> None:
+        import_plugins(args)
+        if args.command == 'prepare':
+            prepare(args)
+        else:
+            print(publish(args.folder, args.repo, args.private))
+
+    return run('condnet.hub', command)
 
 
 if __name__ == '__main__':

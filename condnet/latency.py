@@ -38,6 +38,8 @@ def read_latency_table(path: str | Path, space: SearchSpace, device: str | None)
     table = read_csv(text, ('index', 'arch_str'), source, is_number=lambda name: name.endswith(_SUFFIX))
     column = _find_column(path, table.columns, device)
     rows = [(row['index'], row['arch_str'], row[column]) for row, _ in table]
+    if not space.is_enumerable:
+        raise CondnetError(f'{space} has {space.size} architectures, too many for a table of all their latencies')
     latencies: dict[Arch, float] = {}
     for index, arch_str, latency in rows:
         arch = _read_arch(path, space, index, arch_str)
@@ -47,7 +49,7 @@ def read_latency_table(path: str | Path, space: SearchSpace, device: str | None)
     missing = [arch for arch in space if arch not in latencies]
     if missing:
         raise CondnetError(
-            f'{path} lacks {len(missing)} of the {len(space)} architectures of {space}: {space.format(missing[0])}, ...'
+            f'{path} lacks {len(missing)} of the {space.size} architectures of {space}: {space.format(missing[0])}, ...'
         )
     return {arch: latencies[arch] for arch in space}
 
@@ -86,6 +88,9 @@ def _read_latency(path: str | Path, arch: str, text: str) -> float:
 class MeasuredLatency:
     """Measures the benchmark's own network of an architecture: median time in milliseconds of one image.
 
+    Raises:
+        CondnetError: If there is no such model.
+
     Args:
         space: The search space; its network is the timm model `<name>_net`.
         num_classes: Number of classes of the network.
@@ -104,6 +109,9 @@ class MeasuredLatency:
     ) -> None:
         self.space, self.num_classes, self.input_size, self.device = space, num_classes, input_size, device
         self.network = network or {}
+        if not timm.is_model(f'{space.name}_net'):
+            raise CondnetError(f'the latency of architectures of {space.name} cannot be measured: there is no model '
+                               f'{space.name}_net')  # fmt: skip
 
     @torch.inference_mode()
     def __call__(self, arch: Arch) -> float:

@@ -61,8 +61,15 @@ def ranking_metrics(predictions: ArrayLike, truth: ArrayLike) -> dict[str, float
     }
 
 
+RANKED_BY = ('accuracy', 'loss', 'params', 'flops')  # what `summarize` ranks by
+
+
 def summarize(
-    accuracy: ArrayLike, loss: ArrayLike, truth: ArrayLike, params: ArrayLike, flops: ArrayLike
+    accuracy: ArrayLike,
+    loss: ArrayLike,
+    truth: ArrayLike,
+    params: ArrayLike | None = None,
+    flops: ArrayLike | None = None,
 ) -> dict[str, Any]:
     """Every ranking metric for each way to predict, those that need no super-network included.
 
@@ -70,11 +77,13 @@ def summarize(
         accuracy: (N,) validation accuracies of the sub-networks; the paper's prediction.
         loss: (N,) their validation losses; lower means better.
         truth: (N,) true accuracies of the same architectures.
-        params: (N,) parameter counts; predicting by size is the baseline that a super-network has to beat.
+        params: (N,) parameter counts; predicting by size is the baseline that a super-network has to beat. None
+            if they are not known.
         flops: (N,) FLOPs, likewise.
 
     Returns:
-        `ranking_metrics` under `accuracy`, `loss`, `params` and `flops`; `num_archs`, `truth_mean` and `truth_max`.
+        `ranking_metrics` under `accuracy`, `loss` and, if known, `params` and `flops`; `num_archs`, `truth_mean` and
+        `truth_max`.
 
     Raises:
         CondnetError: As `ranking_metrics` does.
@@ -83,8 +92,11 @@ def summarize(
     return {
         'accuracy': ranking_metrics(_finite_vector('accuracy', accuracy), true_values),
         'loss': ranking_metrics(-_finite_vector('loss', loss), true_values),
-        'params': ranking_metrics(_finite_vector('params', params), true_values),
-        'flops': ranking_metrics(_finite_vector('flops', flops), true_values),
+        **{
+            name: ranking_metrics(_finite_vector(name, values), true_values)
+            for name, values in (('params', params), ('flops', flops))
+            if values is not None
+        },
         'num_archs': len(true_values),
         'truth_mean': float(np.sort(true_values).mean()),
         'truth_max': float(true_values.max()),

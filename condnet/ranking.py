@@ -280,7 +280,9 @@ def _run_subnet(
         activations = kept.by_depth.get(start, images)
         with autocast(data):
             for stop in sorted({depth for depth in branches if depth > start} | {len(steps)}):
-                activations = _run_steps(steps[start:stop], activations, bool(_batch_norms_of(steps[stop:])))
+                # What starts from here later may have BatchNorm layers also where this one has no more.
+                is_needed = stop in branches or bool(_batch_norms_of(steps[stop:]))
+                activations = _run_steps(steps[start:stop], activations, is_needed)
                 if stop in branches:
                     kept.add(stop, activations)
                 start = stop

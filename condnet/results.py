@@ -192,9 +192,10 @@ def plot_predictions(predictions: list[Prediction], table: BenchmarkTable, summa
         'accuracy': ('predicted accuracy (%)', np.array([prediction.accuracy for prediction in predictions])),
         'loss': ('predicted loss', np.array([prediction.loss for prediction in predictions])),
     }
+    colours = {} if truth.flops is None else {'c': truth.flops / 1e6, 'cmap': 'viridis'}
     bottom, top = _visible_range(truth.accuracy)
     for ax, (name, (label, values)) in zip(axes, series.items(), strict=True):
-        points = ax.scatter(values, truth.accuracy, c=truth.flops / 1e6, s=14, cmap='viridis', linewidths=0)
+        points = ax.scatter(values, truth.accuracy, s=14, linewidths=0, **colours)
         left, right = _visible_range(values)
         num_outside = np.sum((truth.accuracy < bottom) | (truth.accuracy > top) | (values < left) | (values > right))
         outside = f', {num_outside} far off not shown' if num_outside else ''
@@ -204,7 +205,8 @@ def plot_predictions(predictions: list[Prediction], table: BenchmarkTable, summa
         ax.grid(alpha=0.3)
     axes[0].set_ylabel('true accuracy (%)')
     axes[1].invert_xaxis()  # better to the right, as on the left
-    figure.colorbar(points, ax=axes, label='FLOPs (M)')
+    if colours:
+        figure.colorbar(points, ax=axes, label='FLOPs (M)')
     kind = 'split' if summary.get('split') else 'unsplit'
     figure.suptitle(f'{summary.get("model", "")} {summary.get("space", "")}, {kind}, {len(predictions)} architectures')
     stream = io.BytesIO()
@@ -244,6 +246,8 @@ def format_table(folder: str | Path) -> str:
 def _format_rows(link: str, summary: dict[str, Any]) -> list[str]:
     rows, first = [], [link, describe_training(summary['training']), str(summary['num_archs'])]
     for name in ('accuracy', 'loss', 'flops'):
+        if name not in summary:  # a baseline of which nothing is known
+            continue
         row = summary[name]
         names = ('kendall_tau', 'kendall_tau_50', 'top1', 'top5', 'top10', 'improvement1')
         rows.append('| ' + ' | '.join([*first, name, *(_number(row[n]) for n in names)]) + ' |')

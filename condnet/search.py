@@ -21,7 +21,7 @@ import timm
 import torch
 
 import condnet
-from condnet.benchmarks import PACKAGED_TABLES, BenchmarkTable
+from condnet.benchmarks import BenchmarkTable, find_benchmark
 from condnet.checkpoint import sha256, write_file
 from condnet.commands import check_folder_to_write, check_numbers, find_device, hardware_name, run
 from condnet.data import Images
@@ -30,8 +30,9 @@ from condnet.export import calibrated_subnet, check_onnx_packages, export_networ
 from condnet.latency import MeasuredLatency, read_latency_table
 from condnet.locks import Lock
 from condnet.models import Supernet
+from condnet.plugins import add_import_flag, import_plugins
 from condnet.ranking import EvaluationData, predict
-from condnet.spaces import Arch, benchmark_network
+from condnet.spaces import Arch
 from condnet.study import (
     LIMITS,
     OBJECTIVES,
@@ -128,7 +129,9 @@ def plot_candidates(problem: Problem, candidates: list[Candidate], front: set[Ar
     """Plot of the evaluated architectures, the Pareto front and the limit, as PNG."""
     from matplotlib.figure import Figure  # slow to import, and without pyplot no display is asked for
 
-    cost = next((name for name in problem.objectives if name not in PREDICTED), next(iter(problem.limits), 'flops'))
+    asked = (*(name for name in problem.objectives if name not in PREDICTED), *problem.limits, *candidates[0].costs)
+    other = next(name for name in PREDICTED if name != problem.decides)
+    cost = asked[0] if asked else other  # where nothing is known of costs
     chosen = [candidate for candidate in candidates if candidate.arch in front]
     groups = (
         (f'{len(candidates)} evaluated', candidates, {'s': 14, 'linewidths': 0, 'alpha': 0.5}),
@@ -175,6 +178,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--study-name', default='search', help='name of the study in the storage')
     group.add_argument('--onnx', action='store_true', help='write the winner as ONNX as well')
     add_evaluation_flags(parser)
+    add_import_flag(parser)
     return parser
 
 
@@ -185,6 +189,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         CondnetError: If a value makes no sense.
     """
     args = make_parser().parse_args(argv)
+    import_plugins(args)
     check_evaluation_flags(args)
     check_numbers(args, 1, 'num_evals')
     check_numbers(args, 0, 'seed')
@@ -270,7 +275,7 @@ def make_problem(model: Supernet, dataset: str, args: argparse.Namespace) -> Pro
     objectives = tuple(args.objectives.split(','))
     latency: Callable[[Arch], float] | None = None
     if args.latency_table:
-        if (model.space.name, dataset) in PACKAGED_TABLES:
+        if dataset != 'cifar10' and find_benchmark(model.space.name, dataset):
             raise CondnetError(f'--latency-table is of the networks for CIFAR-10, those for {dataset} are others; '
                                'leave it out to measure them')  # fmt: skip
         latency = read_latency_table(args.latency_table, model.space, args.latency_device).__getitem__
@@ -278,9 +283,9 @@ def make_problem(model: Supernet, dataset: str, args: argparse.Namespace) -> Pro
         if args.sampler == 'grid' and 'latency' in limits:
             raise CondnetError('--sampler grid with --max-latency needs --latency-table; the latency of every '
                                'architecture would have to be measured first')  # fmt: skip
-        size, network = model.pretrained_cfg['input_size'], benchmark_network(model.space.name, dataset)
+        size, network = model.pretrained_cfg['input_size'], model.space.network_args(dataset)
         latency = MeasuredLatency(model.space, model.num_classes, size, find_device(args.device), network)
-    if (model.space.name, dataset) not in PACKAGED_TABLES:
+    if not model.space.has_costs(dataset):
         dataset = 'cifar10'
     return Problem(model.space, objectives, limits, latency, dataset)
 
@@ -344,14 +349,15 @@ def export_winner(
 def format_summary(summary: dict[str, Any]) -> str:
     """The result in a few lines, for the terminal."""
     winner, network, truth = summary['winner'], summary['network'], summary['truth']
-    latency = f', {winner["latency"]:.3g} ms' if 'latency' in winner else ''
+    costs = [f'{winner["params"]:,} parameters', f'{winner["flops"]:,} FLOPs'] if 'flops' in winner else []
+    costs += [f'{winner["latency"]:.3g} ms'] if 'latency' in winner else []
     front = f', {len(summary["front"])} on the Pareto front of {", ".join(summary["objectives"])}'
     front = front if len(summary['objectives']) > 1 else ''  # of one objective it is the ties for the best
     lines = [
         f'{summary["model"]} ({summary["space"]}): {summary["num_evals"]} architectures evaluated{front}',
         f'winner: {winner["arch"]} (index {winner["index"]})',
         f'  predicted: accuracy {winner["accuracy"]:.2f}, loss {winner["loss"]:.4f}',
-        f"  benchmark's network: {winner['params']:,} parameters, {winner['flops']:,} FLOPs{latency}",
+        *([f"  benchmark's network: {', '.join(costs)}"] if costs else []),
         f'  exported network: {network["params"]:,} parameters, {network["flops"]:,} FLOPs, accuracy '
         f'{network["accuracy"]:.2f}',
     ]

@@ -6,6 +6,9 @@ official string or the official index; `SearchSpace.parse` has the rules.
 
 Sources: NAS-Bench-201 (Dong and Yang, 2020) and NAS-Bench-Macro (Su et al., 2021); the predecessors of a decision are
 those of "Conditional super-network weights", section 3.3.
+
+A space of your own is a `SearchSpace`, or a subclass that overrides what is to be different, and is made known by
+`register_space`; docs/your_own_space.md is the tutorial.
 """
 
 import functools
@@ -14,9 +17,10 @@ import math
 import operator
 import random
 import re
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -44,32 +48,96 @@ class Cost:
         return Cost(self.params + other.params, self.flops + other.flops)
 
 
+ENUMERABLE = 1 << 17  # larger spaces are never walked through as a whole, only drawn from
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """A set of architectures: decisions in sequence, each of which picks one operation.
 
+    Subclasses may override `to_string` and `from_string` (both or neither), `digits_are_strings`, `index` and
+    `from_index` (both or neither), `cost_table` or `cost`, and `network_args`.
+
     Args:
         name: Name of the space, as in `get_space`.
         subset: Which part of it; `full` is all of it.
-        operations: Names of all operations, in official order.
-        choices: Numbers of the operations that this subset may pick, the same at every decision.
+        operations: Names of all operations, in official order; letters, digits and underscores.
+        choices: Numbers of the operations that this subset may pick, the same at every decision; or for each decision
+            its own, see `choices_of`.
         predecessors: For each decision, the earlier decisions that its weights may depend on.
-        weighted: Numbers of the operations whose weight sets the paper counts.
+        weighted: Numbers of the operations whose weight sets are counted (the paper counts those with convolutions).
+
+    Raises:
+        CondnetError: If these do not fit together.
     """
 
     name: str
     subset: str
     operations: tuple[str, ...]
-    choices: tuple[int, ...]
+    choices: tuple[int, ...] | tuple[tuple[int, ...], ...]
     predecessors: tuple[tuple[int, ...], ...]
     weighted: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        for name in ('operations', 'choices', 'predecessors', 'weighted'):  # lists are as good, but are not hashed
+            values = tuple(tuple(v) if isinstance(v, (list, range)) else v for v in getattr(self, name))
+            object.__setattr__(self, name, values)
+        if len({isinstance(choice, tuple) for choice in self.choices}) != 1:
+            raise CondnetError(f'{self} has the choices {self.choices}, expected numbers of operations, or a tuple of '
+                               'them for each decision')  # fmt: skip
+        for operation in self.operations:
+            if not operation.isidentifier():
+                raise CondnetError(f'{self}: the operation {operation!r} is no name of letters, digits and underscores')
+        if not self.predecessors or len(set(self.operations)) != len(self.operations):
+            raise CondnetError(f'{self}: expected at least one decision, and a name of its own for every operation')
+        if self._has_own_choices and len(self.choices) != len(self.predecessors):
+            raise CondnetError(f'{self} has choices of {len(self.choices)} decisions, and predecessors of '
+                               f'{len(self.predecessors)}')  # fmt: skip
+        known = range(len(self.operations))
+        for decision, predecessors in enumerate(self.predecessors):
+            choices = self.choices_of(decision)
+            if not choices or len(set(choices)) != len(choices) or not all(choice in known for choice in choices):
+                raise CondnetError(f'{self}: decision {decision} has the choices {choices}, expected different numbers '
+                                   f'of operations, 0..{len(self.operations) - 1}')  # fmt: skip
+            if len(set(predecessors)) != len(predecessors) or not all(0 <= p < decision for p in predecessors):
+                raise CondnetError(f'{self}: decision {decision} has the predecessors {predecessors}, expected '
+                                   'different decisions before it')  # fmt: skip
+        if not all(operation in known for operation in self.weighted):
+            raise CondnetError(f'{self}: weighted is {self.weighted}, expected numbers of operations')
+
+    @property
+    def _has_own_choices(self) -> bool:
+        """Whether choices are given for each decision."""
+        return isinstance(self.choices[0], tuple)
+
+    def choices_of(self, decision: int) -> tuple[int, ...]:
+        """Numbers of the operations that a decision may pick."""
+        return self.choices[decision] if self._has_own_choices else self.choices  # type: ignore[return-value]
+
+    @property
+    def _numbers_of_choices(self) -> list[int]:
+        return [len(self.choices_of(decision)) for decision in range(len(self.predecessors))]
+
+    @property
+    def size(self) -> int:
+        """Number of architectures."""
+        return math.prod(self._numbers_of_choices)
+
+    @property
+    def is_enumerable(self) -> bool:
+        """Whether all architectures may be walked through."""
+        return self.size <= ENUMERABLE
+
     def __len__(self) -> int:
-        return len(self.choices) ** len(self.predecessors)
+        """As `size`; Python raises an OverflowError where it has no room for that."""
+        return self.size
+
+    def __bool__(self) -> bool:
+        return True  # without asking for the length
 
     def __iter__(self) -> Iterator[Arch]:
         """All architectures, in lexicographic order of their tuples."""
-        return itertools.product(self.choices, repeat=len(self.predecessors))
+        return itertools.product(*map(self.choices_of, range(len(self.predecessors))))
 
     def __contains__(self, arch: object) -> bool:
         try:
@@ -108,29 +176,33 @@ class SearchSpace:
             if isinstance(plain, (tuple, list)):
                 parsed = self._from_sequence(plain)
             elif (index := _integer(plain)) is not None:
-                parsed = self._from_index(index)
+                parsed = self.from_index(index)
             else:
                 expected = 'expected a tuple, a string or an index'
                 raise CondnetError(f'not an architecture of {self}: {_show(arch)}; {expected}')
-        for operation in parsed:
-            if operation not in self.choices:
-                known = ', '.join(self.operations[choice] for choice in self.choices)
-                raise CondnetError(
-                    f'architecture {self._to_string(parsed)!r} uses {self.operations[operation]!r}, '
-                    f'which is not in the subset {self.subset!r} of {self.name} ({known})'
-                )
+        for decision, operation in enumerate(parsed):
+            if operation not in self.choices_of(decision):
+                raise CondnetError(self._why_not(parsed, decision))
         return parsed
+
+    def _why_not(self, arch: Arch, decision: int) -> str:
+        """What to say of an architecture that picks at a decision what it may not."""
+        known = ', '.join(self.operations[choice] for choice in self.choices_of(decision))
+        uses = f'architecture {self.to_string(arch)!r} uses {self.operations[arch[decision]]!r}'
+        if self._has_own_choices:
+            return f'{uses} at decision {decision} of {self}; expected one of {known}'
+        return f'{uses}, which is not in the subset {self.subset!r} of {self.name} ({known})'
 
     def _from_text(self, text: str) -> Arch:
         if match := re.fullmatch(rf'index:({_NUMBER})', text):
-            return self._from_index(int(match[1]))
+            return self.from_index(int(match[1]))
         if re.fullmatch(rf'\({_NUMBER}(, *{_NUMBER})*\)', text):
             return self._from_sequence([int(number) for number in re.findall(_NUMBER, text)])
-        if re.fullmatch(_NUMBER, text) and not self._digits_are_strings():
-            return self._from_index(int(text))
-        return self._from_string(text)
+        if re.fullmatch(_NUMBER, text) and not self.digits_are_strings():
+            return self.from_index(int(text))
+        return self.from_string(text)
 
-    def _digits_are_strings(self) -> bool:
+    def digits_are_strings(self) -> bool:
         """Whether official strings are digits, so that digits without `index:` are no index."""
         return False
 
@@ -147,36 +219,72 @@ class SearchSpace:
             operations.append(operation)
         return tuple(operations)
 
-    def _from_index(self, index: int) -> Arch:
-        size = len(self.operations) ** len(self.predecessors)
-        if not 0 <= index < size:
-            raise CondnetError(f'{self.name} has architectures 0..{size - 1}, got {_show(index)}')
-        digits = []
-        for _ in self.predecessors:
-            index, digit = divmod(index, len(self.operations))
-            digits.append(digit)
-        return tuple(reversed(digits))
+    def from_index(self, index: int) -> Arch:
+        """The architecture of an official index; `parse` checks then that it is in this subset.
+
+        Raises:
+            CondnetError: If there is no such index.
+        """
+        whole = self._whole()
+        if not 0 <= index < whole.size:
+            raise CondnetError(f'{self.name} has architectures 0..{_show(whole.size - 1)}, got {_show(index)}')
+        return whole._at(index)
 
     def index(self, arch: Any) -> int:
         """Official index of an architecture (given as to `parse`); it counts the whole space, in subsets as well."""
-        number = 0
-        for operation in self.parse(arch):
-            number = number * len(self.operations) + operation
+        number, whole = 0, self._whole()
+        for decision, operation in enumerate(self.parse(arch)):
+            choices = whole.choices_of(decision)
+            number = number * len(choices) + choices.index(operation)
         return number
 
-    def _from_string(self, text: str) -> Arch:
-        raise NotImplementedError  # a space knows how its strings look
+    def _whole(self) -> 'SearchSpace':
+        """The whole space, if it is registered."""
+        return self if self.subset == 'full' else _SPACES.get((self.name, 'full'), self)
 
-    def _to_string(self, arch: Arch) -> str:
-        raise NotImplementedError  # a space knows how its strings look
+    def from_string(self, text: str) -> Arch:
+        """Read an official string: by default the names of the operations with `-` between them.
+
+        Raises:
+            CondnetError: If it is none.
+        """
+        names = text.split('-')
+        if len(names) != len(self.predecessors):
+            expected = f'expected {len(self.predecessors)} operations with - between them, an index or a tuple'
+            raise CondnetError(f'not an architecture string of {self.name}: {_show(text)}; {expected}')
+        for name in names:
+            if name not in self.operations:
+                known = ', '.join(self.operations)
+                raise CondnetError(f'unknown operation {_show(name)} in {_show(text)}; expected one of {known}')
+        return tuple(map(self.operations.index, names))
+
+    def to_string(self, arch: Arch) -> str:
+        """Write an official string, which `from_string` reads."""
+        return '-'.join(self.operations[operation] for operation in arch)
 
     def format(self, arch: Any) -> str:
         """Official string of an architecture (given as to `parse`)."""
-        return self._to_string(self.parse(arch))
+        return self.to_string(self.parse(arch))
 
-    def cost_table(self, dataset: str) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
-        """Cost of what every architecture has, and of each operation at each decision (the benchmark's network)."""
-        raise NotImplementedError  # a space knows its networks
+    def cost_table(self, dataset: str) -> tuple[Cost, Sequence[Mapping[int, Cost]]]:
+        """Cost of what every architecture has, and of each operation at each decision (the benchmark's network).
+
+        Raises:
+            CondnetError: If it is not known, as for a space that overrides neither this nor `cost`.
+        """
+        raise CondnetError(f'the costs of architectures of {self.name} are not known: it has no cost_table')
+
+    def has_costs(self, dataset: str) -> bool:
+        """Whether `cost` knows the networks for a data set."""
+        try:
+            self.cost(next(iter(self)), dataset)
+        except CondnetError:
+            return False
+        return True
+
+    def network_args(self, dataset: str) -> dict[str, Any]:
+        """Arguments of the model `<name>_net` that make it the network of a data set, where they are no defaults."""
+        return {}
 
     def sample(
         self, generator: torch.Generator | None = None, operation_weights: Sequence[float] | None = None
@@ -188,12 +296,23 @@ class SearchSpace:
             operation_weights: How often each operation is drawn relative to the others, by official number, see
                 `check_operation_weights`; None draws uniformly.
         """
-        if operation_weights is None:
-            picks = torch.randint(len(self.choices), (len(self.predecessors),), generator=generator)
+        decisions = range(len(self.predecessors))
+        if self._has_own_choices:
+            return tuple(self._draw(self.choices_of(decision), 1, generator, operation_weights)[0]
+                         for decision in decisions)  # fmt: skip
+        return tuple(self._draw(self.choices_of(0), len(decisions), generator, operation_weights))
+
+    @staticmethod
+    def _draw(
+        choices: Sequence[int], num: int, generator: torch.Generator | None, weights: Sequence[float] | None
+    ) -> list[int]:
+        """Draw `num` of the choices, with repetition."""
+        if weights is None:
+            picks = torch.randint(len(choices), (num,), generator=generator)
         else:
-            weights = torch.tensor([operation_weights[choice] for choice in self.choices])
-            picks = torch.multinomial(weights, len(self.predecessors), replacement=True, generator=generator)
-        return tuple(self.choices[pick] for pick in picks.tolist())
+            chances = torch.tensor([float(weights[choice]) for choice in choices])
+            picks = torch.multinomial(chances, num, replacement=True, generator=generator)
+        return [choices[pick] for pick in picks.tolist()]
 
     def check_operation_weights(self, weights: Sequence[float]) -> None:
         """Check weights to draw operations with.
@@ -205,7 +324,7 @@ class SearchSpace:
         if len(weights) != len(self.operations):
             names = ', '.join(self.operations)
             raise CondnetError(f'{len(weights)} operation weights, {self.name} has {len(self.operations)}: {names}')
-        for choice in self.choices:
+        for choice in sorted(set(itertools.chain.from_iterable(map(self.choices_of, range(len(self.predecessors)))))):
             if not (math.isfinite(weights[choice]) and weights[choice] > 0):
                 raise CondnetError(
                     f'the weight of {self.operations[choice]} is {weights[choice]}, expected more than 0'
@@ -217,21 +336,32 @@ class SearchSpace:
         Raises:
             CondnetError: If the space holds fewer.
         """
-        if not 0 < num <= len(self):
-            raise CondnetError(f'{self} holds {len(self)} architectures, cannot draw {num} different ones')
+        if not 0 < num <= self.size:
+            raise CondnetError(f'{self} holds {self.size} architectures, cannot draw {num} different ones')
         return sorted(itertools.islice(self.shuffled(seed), num), key=self.index)
 
     def shuffled(self, seed: int = 0) -> Iterator[Arch]:
-        """All architectures in random order, from a seed."""
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return map(self._at, order.tolist())
+        """All architectures in random order, from a seed; of a large space each is drawn when it is asked for."""
+        generator = torch.Generator().manual_seed(seed)
+        if self.is_enumerable:
+            return map(self._at, torch.randperm(self.size, generator=generator).tolist())
+        return self._draw_new(generator)
+
+    def _draw_new(self, generator: torch.Generator) -> Iterator[Arch]:
+        seen: set[Arch] = set()
+        while len(seen) < self.size:
+            arch = self.sample(generator)
+            if arch not in seen:
+                seen.add(arch)
+                yield arch
 
     def _at(self, position: int) -> Arch:
         """The architecture at a position of the iteration."""
         digits = []
-        for _ in self.predecessors:
-            position, digit = divmod(position, len(self.choices))
-            digits.append(self.choices[digit])
+        for decision in reversed(range(len(self.predecessors))):
+            choices = self.choices_of(decision)
+            position, digit = divmod(position, len(choices))
+            digits.append(choices[digit])
         return tuple(reversed(digits))
 
     def cost(self, arch: Any, dataset: str = 'cifar10') -> Cost:
@@ -242,24 +372,30 @@ class SearchSpace:
             dataset: The data set that the benchmark was made on.
 
         Raises:
-            CondnetError: If it is no architecture, or there is no benchmark of the data set.
+            CondnetError: If it is no architecture, or the costs are not known, as there is no benchmark of the data
+                set.
         """
         fixed, table = self.cost_table(dataset)
         return sum((row[operation] for row, operation in zip(table, self.parse(arch), strict=True)), start=fixed)
 
     def num_contexts(self, decision: int) -> int:
         """In how many ways the predecessors of a decision can be chosen (1 without predecessors)."""
-        return len(self.choices) ** len(self.predecessors[decision])
+        return math.prod(len(self.choices_of(predecessor)) for predecessor in self.predecessors[decision])
 
     def context(self, arch: Arch, decision: int) -> int:
         """Number of the context that an architecture gives a decision: the mixed-radix number of the choices before."""
         number = 0
         for predecessor in self.predecessors[decision]:
-            number = number * len(self.choices) + self.choices.index(arch[predecessor])
+            choices = self.choices_of(predecessor)
+            number = number * len(choices) + choices.index(arch[predecessor])
         return number
 
+    def contexts(self, decision: int) -> Iterator[tuple[int, ...]]:
+        """What is chosen at the predecessors of a decision in each of its contexts, in order of their numbers."""
+        return itertools.product(*map(self.choices_of, self.predecessors[decision]))
 
-_NUMBER = '(?:0|[1-9][0-9]{0,8})'  # `\\d` would take the digits of all scripts
+
+_NUMBER = '(?:0|[1-9][0-9]{0,998})'  # `\d` would take the digits of all scripts
 
 
 def _plain(value: Any) -> Any:
@@ -293,7 +429,7 @@ class NB201Space(SearchSpace):
     3 nor_conv_1x1, 4 avg_pool_3x3, its edges 0->1, 0->2, 0->3, 1->2, 1->3, 2->3.
     """
 
-    def _from_string(self, text: str) -> Arch:
+    def from_string(self, text: str) -> Arch:
         matches = re.fullmatch(r'\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|', text)
         if matches is None:
             expected = '|op~0|+|op~0|op~1|+|op~0|op~1|op~2|, an index or a tuple'
@@ -304,21 +440,24 @@ class NB201Space(SearchSpace):
                 raise CondnetError(f'unknown operation {name!r} in {text!r}; expected one of {known}')
         return tuple(self.operations.index(name) for name in matches.groups())
 
-    def _to_string(self, arch: Arch) -> str:
+    def to_string(self, arch: Arch) -> str:
         a, b, c, d, e, f = (self.operations[operation] for operation in arch)
         return f'|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|'
 
-    def _from_index(self, index: int) -> Arch:
+    def from_index(self, index: int) -> Arch:
         order = _nats_bench_order()
         if not 0 <= index < len(order):
             raise CondnetError(f'nb201 has architectures 0..{len(order) - 1}, got {_show(index)}')
-        return super()._from_index(order[index])
+        return super().from_index(order[index])
 
     def index(self, arch: Any) -> int:
         return _nats_bench_index()[super().index(arch)]
 
     def cost_table(self, dataset: str) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
         return _nb201_cost_table(dataset)
+
+    def network_args(self, dataset: str) -> dict[str, Any]:
+        return dict(NB201_NETWORKS.get(dataset, {}))
 
 
 # The networks that were trained for the benchmark of each data set, as arguments of the model `nb201_net`.
@@ -331,7 +470,7 @@ _IMAGE_SIZES = {'cifar10': 32, 'glyphs': 16}  # pixels along a side
 
 def benchmark_network(space: str, dataset: str) -> dict[str, Any]:
     """Arguments of the model `<space>_net` that make it the benchmark's network, where they are not the default."""
-    return NB201_NETWORKS.get(dataset, {}) if space == 'nb201' else {}
+    return get_space(space).network_args(dataset)
 
 
 @functools.cache
@@ -374,18 +513,18 @@ def _nats_bench_index() -> dict[int, int]:
 class MacroSpace(SearchSpace):
     """NAS-Bench-Macro: eight layers in sequence. The index is the value of the eight digits in base three."""
 
-    def _digits_are_strings(self) -> bool:
+    def digits_are_strings(self) -> bool:
         return True
 
-    def _from_string(self, text: str) -> Arch:
+    def from_string(self, text: str) -> Arch:
         if not re.fullmatch(r'[012]{8}', text):
             expected = 'expected eight digits 0, 1 or 2, or a tuple'
-            if re.fullmatch(_NUMBER, text):
+            if re.fullmatch(_NUMBER, text) and len(text) < 10:
                 expected += f'; an index is written index:{text}'
             raise CondnetError(f'not an architecture string of macro: {_show(text)}; {expected}')
         return tuple(int(digit) for digit in text)
 
-    def _to_string(self, arch: Arch) -> str:
+    def to_string(self, arch: Arch) -> str:
         return ''.join(str(operation) for operation in arch)
 
     def cost_table(self, dataset: str) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
@@ -429,15 +568,57 @@ _MACRO = dict(
     predecessors=((), *((decision,) for decision in range(7))),
     weighted=(1, 2),
 )
-_SPACES: dict[tuple[str, str], SearchSpace] = {
-    (space.name, space.subset): space
-    for space in (
-        NB201Space('nb201', 'full', choices=(0, 1, 2, 3, 4), **_NB201),  # type: ignore[arg-type]
-        NB201Space('nb201', 'no_zero', choices=(1, 2, 3, 4), **_NB201),  # type: ignore[arg-type]
-        NB201Space('nb201', 'only_conv', choices=(2, 3), **_NB201),  # type: ignore[arg-type]
-        MacroSpace('macro', 'full', choices=(0, 1, 2), **_MACRO),  # type: ignore[arg-type]
-    )
-}
+_SPACES: dict[tuple[str, str], SearchSpace] = {}  # by name and subset
+
+SpaceOrFactory = TypeVar('SpaceOrFactory', SearchSpace, Callable[[], SearchSpace | Iterable[SearchSpace]])
+
+
+def register_space(space: SpaceOrFactory) -> SpaceOrFactory:
+    """Make a search space known to `get_space`, and so to models, commands and results.
+
+    Args:
+        space: A space; or, as below a decorator, a function that makes it, or several: the whole space, of the subset
+            `full`, and parts of it.
+
+    Returns:
+        What was given.
+
+    Raises:
+        CondnetError: If it is no search space, or one of `condnet`'s own would be replaced.
+    """
+    made = space if isinstance(space, SearchSpace) or not callable(space) else space()
+    spaces = [made] if isinstance(made, SearchSpace) or not isinstance(made, Iterable) else list(made)
+    for new in spaces:
+        if not isinstance(new, SearchSpace):
+            raise CondnetError(f'cannot register {_show(new)}: expected a SearchSpace, or a function that makes one')
+        if new.name in _OWN and _SPACES.get((new.name, new.subset), new) != new:
+            raise CondnetError(f'the search space {new} is one of condnet; give yours another name')
+    known = _SPACES | {(new.name, new.subset): new for new in spaces}
+    for new in spaces:
+        _check_subset(new, known.get((new.name, 'full'), new))
+    for new in spaces:
+        if _SPACES.get((new.name, new.subset), new) != new:  # a cell of a notebook that is run again
+            warnings.warn(f'the search space {new} is replaced', stacklevel=2)
+        _SPACES[new.name, new.subset] = new
+    return space
+
+
+def _check_subset(space: SearchSpace, whole: SearchSpace) -> None:
+    """Refuse what is no part of the whole space: its architectures would have no index."""
+    same = ('operations', 'predecessors')
+    if any(getattr(space, name) != getattr(whole, name) for name in same) or not all(
+        set(space.choices_of(decision)) <= set(whole.choices_of(decision))
+        for decision in range(len(space.predecessors))
+    ):
+        raise CondnetError(f'{space} is no part of {whole}: expected the same decisions and operations, and no choices '
+                           'that the whole space has not')  # fmt: skip
+
+
+_OWN = ('nb201', 'macro')
+register_space(NB201Space('nb201', 'full', choices=(0, 1, 2, 3, 4), **_NB201))  # type: ignore[arg-type]
+register_space(NB201Space('nb201', 'no_zero', choices=(1, 2, 3, 4), **_NB201))  # type: ignore[arg-type]
+register_space(NB201Space('nb201', 'only_conv', choices=(2, 3), **_NB201))  # type: ignore[arg-type]
+register_space(MacroSpace('macro', 'full', choices=(0, 1, 2), **_MACRO))  # type: ignore[arg-type]
 
 
 def get_space(name: str, subset: str = 'full') -> SearchSpace:

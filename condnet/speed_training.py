@@ -248,7 +248,7 @@ def profile_steps(trainer: Trainer, batches: list[Batch], archs: list[Arch]) -> 
 
 def added_mb(model: Supernet) -> float:
     """What the split adds: weights and as much momentum, in units of 1e6 bytes."""
-    copies = [copy for b in model.choice_blocks() for o in b.space.choices for copy in list(b.weight_sets(o))[1:]]
+    copies = [copy for b in model.choice_blocks() for o in b.choices for copy in list(b.weight_sets(o))[1:]]
     return 2 * sum(p.numel() * p.element_size() for copy in copies for p in copy.parameters()) / 1e6
 
 

@@ -144,7 +144,7 @@ def compile_model(model: nn.Module) -> None:
         model.compile()
         return
     for block in model.choice_blocks():
-        for operation in model.space.choices:
+        for operation in block.choices:
             for module in block.weight_sets(operation):
                 if has_weights(module):
                     module.compile()

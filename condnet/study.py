@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Problem:
     """What is searched for.
 
     Args:
-        space: Where.
+        space: Where. Its costs need to be known only if a limit or an objective asks for them.
         objectives: Some of `OBJECTIVES`. Accuracy is to be high, everything else low.
         limits: The most that an architecture may have of `flops`, `params` or `latency`.
         latency: Latency of an architecture in milliseconds; None where it plays no part.
@@ -84,6 +84,16 @@ class Problem:
         for name, limit in self.limits.items():
             if not 0 < limit < math.inf:
                 raise CondnetError(f'--max-{name} is {limit}, expected more than 0, and finite')
+        for name in ('flops', 'params'):
+            if name in (*self.objectives, *self.limits) and not self.has_costs:
+                asked = f'--max-{name}' if name in self.limits else f'the objective {name}'
+                raise CondnetError(f'{asked} needs the costs of architectures of {self.space.name}, which are not '
+                                   'known: it has no cost_table')  # fmt: skip
+
+    @cached_property
+    def has_costs(self) -> bool:
+        """Whether FLOPs and parameters are known."""
+        return self.space.has_costs(self.dataset)
 
     @property
     def decides(self) -> str:
@@ -100,7 +110,8 @@ class Problem:
 
     def costs(self, arch: Arch) -> dict[str, float]:
         """Everything that is known of an architecture without its prediction."""
-        return {name: self.cost(arch, name) for name in LIMITS if name != 'latency' or self.latency is not None}
+        known = {'flops': self.has_costs, 'params': self.has_costs, 'latency': self.latency is not None}
+        return {name: self.cost(arch, name) for name in LIMITS if known[name]}
 
     def violations(self, costs: dict[str, float]) -> dict[str, float]:
         """By how much costs exceed each limit, relative to it, so that they can be added; 0 or less if they do not."""
@@ -110,13 +121,16 @@ class Problem:
         return all(self.cost(arch, name) <= limit for name, limit in self.limits.items())
 
     def feasible(self) -> list[Arch] | None:
-        """All architectures within the limits; None where each latency would have to be measured to know.
+        """All architectures within the limits; None where each latency would have to be measured to know, or where the
+        space is too large to walk through.
 
         Raises:
             CondnetError: If there is none.
         """
         if 'latency' in self.limits and isinstance(self.latency, MeasuredLatency):
             self._check_measured_limit()
+            return None
+        if not self.space.is_enumerable:
             return None
         archs = [arch for arch in self.space if self.respects_limits(arch)]
         if not archs:
@@ -127,6 +141,8 @@ class Problem:
 
     def _check_measured_limit(self) -> None:
         """Measure the smallest network before a search that nothing would come of."""
+        if not (self.has_costs and self.space.is_enumerable):
+            return  # which one that is, is not known
         smallest = min(self.space, key=lambda arch: self.cost(arch, 'flops'))
         if (least := self.cost(smallest, 'latency')) > self.limits['latency']:
             raise CondnetError(f'no architecture of {self.space} respects --max-latency {self.limits["latency"]:g}; '
@@ -134,8 +150,11 @@ class Problem:
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Optuna's view of the space: a categorical parameter per decision."""
-        names = [self.space.operations[choice] for choice in self.space.choices]
-        return {f'decision{i}': CategoricalDistribution(names) for i in range(len(self.space.predecessors))}
+        names = [
+            [self.space.operations[choice] for choice in self.space.choices_of(decision)]
+            for decision in range(len(self.space.predecessors))
+        ]
+        return {f'decision{i}': CategoricalDistribution(choices) for i, choices in enumerate(names)}
 
     def params(self, arch: Arch) -> dict[str, str]:
         """An architecture as parameters of a trial."""
@@ -376,6 +395,9 @@ def search(
         CondnetError: If no architecture is within the limits.
     """
     feasible = problem.feasible()
+    if sampler == 'grid' and feasible is None:
+        raise CondnetError('the sampler grid evaluates all architectures within the limits; which of the '
+                           f'{problem.space.size} of {problem.space} these are is not known')  # fmt: skip
     if feasible is not None and (sampler == 'grid' or len(feasible) <= num_evals):
         _logger.info(f'all {len(feasible)} architectures within the limits are evaluated')
         search_exhaustively(study, problem, feasible, evaluate)

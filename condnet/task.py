@@ -42,8 +42,22 @@ def archs_of_step(
     generator = torch.Generator().manual_seed(mixed)
     if sampling == 'uniform':
         return [space.sample(generator, operation_weights)]
-    orders = [torch.randperm(len(space.choices), generator=generator).tolist() for _ in space.predecessors]
-    return [tuple(space.choices[i] for i in at_once) for at_once in zip(*orders, strict=True)]
+    check_fair(space)
+    choices = [space.choices_of(decision) for decision in range(len(space.predecessors))]
+    orders = [torch.randperm(len(each), generator=generator).tolist() for each in choices]
+    return [tuple(each[i] for each, i in zip(choices, at_once, strict=True)) for at_once in zip(*orders, strict=True)]
+
+
+def check_fair(space: SearchSpace) -> None:
+    """Refuse to sample fairly where decisions have different numbers of choices.
+
+    Raises:
+        CondnetError: If they have.
+    """
+    numbers = sorted({len(space.choices_of(decision)) for decision in range(len(space.predecessors))})
+    if len(numbers) > 1:
+        raise CondnetError(f'fair sampling needs decisions with equally many choices, those of {space} have '
+                           f'{" or ".join(map(str, numbers))}; use uniform')  # fmt: skip
 
 
 class SupernetTask(ClassificationTask):
@@ -59,7 +73,8 @@ class SupernetTask(ClassificationTask):
         operation_weights: How often operations are drawn relative to each other, see `archs_of_step`.
 
     Raises:
-        CondnetError: If the weights are not those of the model's operations, or go with another sampling.
+        CondnetError: If the weights are not those of the model's operations, or go with another sampling, or fair
+            sampling does not go with the space.
     """
 
     def __init__(
@@ -78,6 +93,8 @@ class SupernetTask(ClassificationTask):
             if sampling != 'uniform' or not isinstance(model, Supernet):
                 raise CondnetError('operation weights need a super-network and uniform sampling')
             model.space.check_operation_weights(operation_weights)
+        if sampling == 'fair' and isinstance(model, Supernet):
+            check_fair(model.space)
         self.step = 0  # steps begun so far
         self.counts: Counter[Choice] = Counter()  # how many of them trained an operation in a context
         self.counts_since_split: Counter[Choice] = Counter()
@@ -126,7 +143,7 @@ class SupernetTask(ClassificationTask):
         if not self.shares_momentum:
             return
         for block in self.model.choice_blocks():
-            for operation in block.space.choices:
+            for operation in block.choices:
                 source, *copies = block.weight_sets(operation)
                 for module in copies:
                     for parameter, copied in zip(source.parameters(), module.parameters(), strict=True):
@@ -143,7 +160,7 @@ class SupernetTask(ClassificationTask):
         return {
             parameter
             for block in self.model.choice_blocks()
-            for operation in block.space.choices
+            for operation in block.choices
             for context, module in enumerate(block.weight_sets(operation))
             if context != self.last_contexts.get((block.decision, operation), 0)
             for parameter in module.parameters()

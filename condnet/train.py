@@ -65,6 +65,7 @@ from condnet.optimization import (
     schedule_state,
     takes_momentum,
 )
+from condnet.plugins import add_import_flag, import_plugins
 from condnet.ranking import CALIBRATION_BATCH_SIZE, EvaluationData, choose_images, evaluation_data
 from condnet.recipes import read_recipe
 from condnet.step import TrainingStep, compile_model
@@ -77,6 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Flags of the command. A recipe sets defaults, a flag overrides its recipe."""
     parser = argparse.ArgumentParser('condnet-train', description=__doc__, allow_abbrev=False)
     parser.add_argument('-c', '--config', metavar='RECIPE', help='name of a packaged recipe, or a YAML file')
+    add_import_flag(parser)
     parser.add_argument('--data-dir', help='directory with CIFAR-10, or with another data set; glyphs needs none')
     parser.add_argument('--download', action='store_true', help='download CIFAR-10 into --data-dir if it is not there')
     parser.add_argument('--dataset', help=DATASET_HELP)
@@ -160,6 +162,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if config:
         parser.set_defaults(**read_recipe(config, parser))
     args = parser.parse_args(argv)
+    import_plugins(args)
     _check_args(args)
     return args
 
@@ -255,7 +258,7 @@ def train_epochs(
         _logger.info(f'epoch {epoch} done: {json.dumps(row)}')
     if isinstance(task.model, Supernet):
         untrained = untrained_choices(task.model, task.counts_since_split)
-        if warning := describe_untrained(task.model.space, task.model.space, untrained):
+        if warning := describe_untrained(task.model.space, None, untrained):
             _logger.warning(f'{warning}; see {output / "counts.csv"}')
 
 
@@ -560,7 +563,7 @@ def choose_evaluation_images(args: argparse.Namespace, images: Images | None) ->
 
 def fixed_archs(model: nn.Module, num: int) -> list:
     """The sample of architectures that is validated while a super-network trains."""
-    return model.space.sample_distinct(min(num, len(model.space)), seed=0) if isinstance(model, Supernet) else []
+    return model.space.sample_distinct(min(num, model.space.size), seed=0) if isinstance(model, Supernet) else []
 
 
 def prepare_output(

@@ -1,6 +1,7 @@
 """Rank architectures with a trained super-network: the `condnet-validate` command, also reached as `validate.py`."""
 
 import argparse
+import itertools
 import json
 import logging
 import re
@@ -15,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 import condnet
-from condnet.benchmarks import FILE_NAMES, PACKAGED_TABLES, BenchmarkTable, holds_table, load_benchmark
+from condnet.benchmarks import BenchmarkTable, find_benchmark, holds_table, load_benchmark
 from condnet.checkpoint import load_checkpoint, write_file
 from condnet.commands import (
     DATASET_HELP,
@@ -30,7 +31,9 @@ from condnet.commands import (
 from condnet.counts import describe_untrained
 from condnet.data import Images, check_size, choose_timm_images, dataset_name, holds_names, match_images
 from condnet.errors import CondnetError
+from condnet.metrics import RANKED_BY
 from condnet.models import Supernet
+from condnet.plugins import add_import_flag, import_plugins
 from condnet.ranking import (
     CALIBRATION_BATCH_SIZE,
     DEFAULT_MEMORY,
@@ -42,7 +45,7 @@ from condnet.ranking import (
 )
 from condnet.results import Journal, plot_predictions, summarize_predictions, write_predictions
 from condnet.sharing import Team, join_team
-from condnet.spaces import ARCH_HELP, Arch, SearchSpace
+from condnet.spaces import ARCH_HELP, ENUMERABLE, Arch, SearchSpace
 
 _logger = logging.getLogger('validate')
 DEFAULT_NUM_ARCHS = 200
@@ -62,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--archs', nargs='*', help=f'these instead. {ARCH_HELP}')
     group.add_argument('--seed', type=int, default=0, help='seed of the random ones')
     add_evaluation_flags(parser)
+    add_import_flag(parser)
     return parser
 
 
@@ -97,6 +101,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         CondnetError: If a value makes no sense.
     """
     args = make_parser().parse_args(argv)
+    import_plugins(args)
     check_evaluation_flags(args)
     check_numbers(args, 0, 'seed')
     if args.num_archs not in (None, 'all') and not re.fullmatch('[0-9]{1,18}', args.num_archs):
@@ -261,15 +266,30 @@ def draw_archs(space: SearchSpace, table: BenchmarkTable | None, args: argparse.
     Raises:
         CondnetError: If there are fewer than asked for.
     """
-    known = None if table is None else set(table.indices.tolist())
-    archs = [arch for arch in space.shuffled(args.seed) if known is None or space.index(arch) in known]
+    if table is None:
+        size, archs = space.size, space.shuffled(args.seed)
+    else:
+        known = _archs_of_table(space, table, args.seed)
+        size, archs = len(known), iter(known)
     if args.num_archs is None:
-        args.num_archs = str(min(DEFAULT_NUM_ARCHS, len(archs)))
-    num = len(archs) if args.num_archs == 'all' else int(args.num_archs)
-    if not 0 < num <= len(archs):
+        args.num_archs = str(min(DEFAULT_NUM_ARCHS, size))
+    if args.num_archs == 'all' and size > ENUMERABLE:
+        raise CondnetError(f'{space} has {size} architectures, too many to rank all; give a number with --num-archs')
+    num = size if args.num_archs == 'all' else int(args.num_archs)
+    if not 0 < num <= size:
         where = '' if table is None else f' with a row in {table.path}'
-        raise CondnetError(f'cannot draw {num} architectures, expected 1..{len(archs)}: {space} has no more{where}')
-    return sorted(archs[:num], key=space.index)
+        raise CondnetError(f'cannot draw {num} architectures, expected 1..{size}: {space} has no more{where}')
+    return sorted(itertools.islice(archs, num), key=space.index)
+
+
+def _archs_of_table(space: SearchSpace, table: BenchmarkTable, seed: int) -> list[Arch]:
+    """Architectures of a space, or a part of one, that have a row in a table, in random order."""
+    known = set(table.indices.tolist())
+    if space.is_enumerable:
+        return [arch for arch in space.shuffled(seed) if space.index(arch) in known]
+    archs = [space.parse(index) for index in sorted(known) if index in space]
+    order = torch.randperm(len(archs), generator=torch.Generator().manual_seed(seed))
+    return [archs[i] for i in order.tolist()]
 
 
 def find_table(model: Supernet, dataset: str, args: argparse.Namespace) -> BenchmarkTable | None:
@@ -279,12 +299,12 @@ def find_table(model: Supernet, dataset: str, args: argparse.Namespace) -> Bench
         CondnetError: If there should be one and is not, or the one that was given is of another data set.
     """
     space, path = model.space.name, args.benchmark
-    if path is None and (space, dataset) in PACKAGED_TABLES:
-        return load_benchmark(space, dataset=dataset)
-    if path is None and (dataset != 'cifar10' or space not in FILE_NAMES):
+    benchmark = find_benchmark(space, dataset)
+    if path is None and benchmark is None:
         _logger.info('no benchmark is known of space and data set: predictions are written without a comparison')
         return None
-    if path is None and holds_table(args.data_dir, space):
+    is_beside = args.data_dir and not (benchmark and benchmark.packaged) and holds_table(args.data_dir, space, dataset)
+    if path is None and is_beside:
         path = args.data_dir
     return load_benchmark(space, path, dataset, download=args.download)
 
@@ -347,7 +367,9 @@ def format_summary(summary: dict[str, Any]) -> str:
         f'best {summary["truth_max"]:.2f}',
         f'{"ranked by":<12}{"KT all":>9}{"KT 50":>9}{"top-1":>9}{"top-5":>9}{"top-10":>9}{"improvement":>13}',
     ]
-    for name in ('accuracy', 'loss', 'params', 'flops'):
+    for name in RANKED_BY:
+        if name not in summary:  # a baseline of which nothing is known
+            continue
         row = summary[name]
         cells = [row['kendall_tau'], row['kendall_tau_50'], row['top1'], row['top5'], row['top10'], row['improvement1']]
         texts = ['-' if cell is None else f'{cell:.3f}' for cell in cells]

@@ -9,6 +9,7 @@ import os
 import pickle
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,13 +109,14 @@ def test_tables_are_found(tmp_path, monkeypatch, folder):
 
 def test_download_is_verified_and_kept(tmp_path, monkeypatch):
     published = write_macro(tmp_path / 'published.json')
-    monkeypatch.setattr(benchmarks, 'MACRO_URL', published.as_uri())
-    monkeypatch.setattr(benchmarks, 'MACRO_SHA256', '0' * 64)
+    macro = replace(benchmarks.find_benchmark('macro', 'cifar10'), url=published.as_uri(), sha256='0' * 64)
+    monkeypatch.setitem(benchmarks._BENCHMARKS, ('macro', 'cifar10'), macro)
     with pytest.raises(ValueError, match='cannot download .*hash'):
         load_benchmark('macro', download=True)
     with pytest.raises(ValueError, match='CONDNET_DATA is not set'):
         load_benchmark('macro')  # what was refused was not kept
-    monkeypatch.setattr(benchmarks, 'MACRO_SHA256', hashlib.sha256(published.read_bytes()).hexdigest())
+    macro = replace(macro, sha256=hashlib.sha256(published.read_bytes()).hexdigest())
+    monkeypatch.setitem(benchmarks._BENCHMARKS, ('macro', 'cifar10'), macro)
     assert len(load_benchmark('macro', download=True)) == 2
     published.unlink()
     assert len(load_benchmark('macro')) == 2

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from condnet import glyphs
-from condnet.benchmarks import PACKAGED_TABLES, load_benchmark
+from condnet.benchmarks import find_benchmark, load_benchmark
 from condnet.checkpoint import load_model, read_training_checkpoint, save_model, training_of
 from condnet.data import dataset_name, withheld_indices
 from condnet.distributed import Group
@@ -207,7 +207,7 @@ def test_training_starts_from_pretrained_weights_only_unsplit(tmp_path, capsys):
 
 
 def test_packaged_table_is_refused_where_it_does_not_belong():
-    path = PACKAGED_TABLES['nb201', 'glyphs']
+    path = find_benchmark('nb201', 'glyphs').packaged
     with pytest.raises(ValueError, match='lacks cifar10_test_acc'):
         load_benchmark('nb201', path)
     with pytest.raises(ValueError, match="no macro table of the data set 'glyphs'"):

@@ -8,12 +8,12 @@ import timm
 from test_benchmarks import nb201_row, write_nb201
 
 from condnet import minibench
-from condnet.benchmarks import PACKAGED_TABLES, load_benchmark
+from condnet.benchmarks import find_benchmark, load_benchmark
 from condnet.metrics import noise_ceiling
 from condnet.minibench import describe, main, make_table, read_rows, train_network
 from condnet.spaces import NB201_NETWORKS, get_space
 
-SPACE, TABLE = get_space('nb201'), PACKAGED_TABLES['nb201', 'glyphs']
+SPACE, TABLE = get_space('nb201'), find_benchmark('nb201', 'glyphs').packaged
 INDICES = sorted(SPACE.index(arch) for arch in ((0, 0, 0, 1, 0, 0), (1, 0, 0, 4, 0, 2)))  # quick to train
 
 

@@ -260,7 +260,7 @@ def test_statistics_that_training_has_changed_are_of_no_subnet(folders):
 def test_tags_that_do_not_exist_are_refused_in_one_line(folders):
     make_folder(folders, NAME).eval()
     (folders / NAME).rename(folders / 'nb201_cond_supernet.mine')
-    with pytest.raises(ValueError, match="has no tag 'mine', expected one of cond_.*loaded as local-dir:FOLDER"):
+    with pytest.raises(ValueError, match="has no tag 'mine', expected one of cond1_.*loaded as local-dir:FOLDER"):
         timm.create_model('nb201_cond_supernet.mine', pretrained=True)
 
 
@@ -334,7 +334,9 @@ def test_wrong_files_are_refused_in_one_line(folders, damage, message):
 
 def test_weights_that_do_not_exist_yet(folders, monkeypatch):
     monkeypatch.setattr(pretrained, '_PACKAGE', folders / 'package' / 'condnet')  # without what comes with the package
-    monkeypatch.setattr(pretrained, '_WEIGHTS_SHA256', {})
+    for model, tags in pretrained._TAGS.items():  # without what was published
+        without = {tag: pretrained.Tag(known.args) for tag, known in tags.items()}
+        monkeypatch.setitem(pretrained._TAGS, model, without)
     name = 'macro_cond_supernet.spos_cifar10'
     assert condnet.list_pretrained() == []
     with pytest.raises(ValueError, match=f'no pretrained weights of {name} exist yet.* DATA --split-epoch 0$'):
@@ -360,14 +362,16 @@ def test_a_name_without_its_images_says_how_to_get_them(folders, monkeypatch, ca
 # Over the Hub. What it is and whether one is online is read when its client is imported, so these are other processes.
 
 PULL = """
-import hashlib, sys, time, torch, timm, condnet
+import dataclasses, hashlib, sys, time, torch, timm, condnet
 from condnet.models import pretrained
 pretrained._PACKAGE = pretrained.Path('/nowhere/condnet')
 torch.set_num_threads(1)
 images = torch.randn(300, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 for argument in sys.argv[1:]:
     name, sha = argument.split()
-    pretrained._WEIGHTS_SHA256 = {name: sha}
+    model, _, tag = name.partition('.')
+    if tags := pretrained._TAGS.get(model):
+        tags[tag] = dataclasses.replace(tags[tag], sha256=sha)
     started = time.perf_counter()
     try:
         model = timm.create_model(name, pretrained=True).eval()

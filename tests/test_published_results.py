@@ -12,7 +12,7 @@ from condnet import get_space
 from condnet.benchmarks import load_benchmark
 from condnet.checkpoint import load_model, sha256
 from condnet.data import load_images, match_images
-from condnet.models.pretrained import _WEIGHTS_SHA256, read_config
+from condnet.models.pretrained import find_tag, read_config
 from condnet.ranking import accuracy_and_loss, evaluation_data
 from condnet.results import TABLE_END, TABLE_START, format_table, read_predictions, summarize_predictions
 
@@ -53,7 +53,7 @@ def test_checkpoint_behind_a_result_is_the_committed_one(path):
 @pytest.mark.parametrize('folder', CHECKPOINTS, ids=lambda folder: folder.name)
 def test_checkpoint_is_what_its_name_promises(folder):
     """Once it is on the Hub, any other file would be refused."""
-    assert sha256(folder) == read_config(folder)['weights_sha256'] == _WEIGHTS_SHA256[folder.name]
+    assert sha256(folder) == read_config(folder)['weights_sha256'] == find_tag(folder.name).sha256
 
 
 @pytest.mark.parametrize('name', ['macro_cond_supernet.cond_cifar10', 'nb201_cond_supernet.cond1_cifar10'])

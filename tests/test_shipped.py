@@ -8,10 +8,10 @@ import torch
 from huggingface_hub import ModelCard
 
 import condnet
-from condnet.benchmarks import PACKAGED_TABLES
+from condnet.benchmarks import find_benchmark
 from condnet.commands import hardware_name
 from condnet.glyphs import render_glyphs
-from condnet.models.pretrained import _WEIGHTS_SHA256, file_sha256, find_pretrained, read_config
+from condnet.models.pretrained import file_sha256, find_pretrained, find_tag, read_config
 from condnet.ranking import accuracy_and_loss, evaluation_data
 from condnet.validate import main
 
@@ -56,7 +56,7 @@ def test_ranking_is_that_of_the_card(name, tmp_path, capsys, monkeypatch):
     assert 'ranked by' in capsys.readouterr().out
     summary = json.loads((tmp_path / 'output' / 'ranking.json').read_text())
     figures, _ = card_of(name)
-    assert summary['num_archs'] == len(PACKAGED_TABLES['nb201', 'glyphs'].read_text().splitlines()) - 1
+    assert summary['num_archs'] == len(find_benchmark('nb201', 'glyphs').packaged.read_text().splitlines()) - 1
     for by in ('accuracy', 'loss', 'flops'):
         expected = figures['kendall_tau', f'kendall_tau, ranked by {by}']
         assert summary[by]['kendall_tau'] == pytest.approx(expected, abs=0.01)
@@ -68,4 +68,4 @@ def test_both_are_of_one_trunk(name):
     training = config['training']
     assert (training['data_name'], training['epochs'], training['seed']) == ('glyphs', 200, 0)
     assert training['split_epoch'] == (120 if name == NAMES[0] else None)
-    assert config['weights_sha256'] == file_sha256(find_pretrained(name) / 'model.safetensors') == _WEIGHTS_SHA256[name]
+    assert config['weights_sha256'] == file_sha256(find_pretrained(name) / 'model.safetensors') == find_tag(name).sha256

@@ -5,6 +5,7 @@ The weights are untrained; what timm tests is the way that they take.
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from hub_server import HubServer
@@ -24,7 +25,9 @@ for _name in timm.list_pretrained('*_cond_supernet*'):
     save_model(timm.create_model(_name, active_subnet=0), _folder / _name)
     _files = {file.name: file.read_bytes() for file in (_folder / _name).iterdir()}
     _server.repos[f'condnet/{_name}'] = _files
-    pretrained._WEIGHTS_SHA256[_name] = pretrained.file_sha256(_folder / _name / pretrained.WEIGHTS_NAME)
+    _model, _, _tag = _name.partition('.')
+    _sha256 = pretrained.file_sha256(_folder / _name / pretrained.WEIGHTS_NAME)
+    pretrained._TAGS[_model][_tag] = replace(pretrained._TAGS[_model][_tag], sha256=_sha256)
 
 
 def pytest_sessionfinish() -> None:

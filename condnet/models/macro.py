@@ -21,7 +21,7 @@ from torch import nn
 from torch.fx import symbolic_trace
 
 from condnet.choice import ChoiceBlock
-from condnet.models.pretrained import HUB_ORGANIZATION, build_supernet
+from condnet.models.pretrained import HUB_ORGANIZATION, Tag, build_supernet, register_tags
 from condnet.models.supernet import Step, Supernet, check_images, checkpoint_filter_fn
 from condnet.spaces import MACRO_BLOCKS, MACRO_LAYERS, Arch, get_space
 
@@ -201,14 +201,14 @@ class MacroSupernet(Supernet, _Macro):
 
         super().__init__(make_layer, num_classes, in_chans, global_pool, device, dtype)
         self.space = search_space
-        self._start(split, active_subnet)
+        self.set_up(split, active_subnet)
 
     def forward_steps(self) -> list[Step]:
-        self._check_active()
+        self.check_active()
         layers = [block.active_module() for block in self.choice_blocks()]  # in sequence
-        return [Step.of(module) for module in (self.stem, *layers, self.conv_head)] + [self._head_step()]
+        return [Step.of(module) for module in (self.stem, *layers, self.conv_head)] + [self.head_step()]
 
-    def _make_standalone(self, arch: Arch, common: dict[str, Any]) -> nn.Module:
+    def make_standalone(self, arch: Arch, common: dict[str, Any]) -> nn.Module:
         return create_model('macro_net', arch=arch, **common)
 
 
@@ -259,7 +259,11 @@ def _cfg(**kwargs: Any) -> Any:  # timm's type for it cannot be written down
     }
 
 
-_TAGS: dict[str, dict[str, Any]] = {'cond_cifar10': {'split': True}, 'spos_cifar10': {}}  # constructor's arguments
+_TAGS = {
+    'cond_cifar10': Tag({'split': True}, '3abca861d53a5a9f09cdfeb2329409bfeea5db5a9ea22a45700f69d9725ab755'),
+    'spos_cifar10': Tag({}, '4f091c04bb0963534df750546a988fcb66526c478d89038cbc014a5228bd1fa2'),
+}
+register_tags('macro_cond_supernet', _TAGS)
 
 
 def _supernet_cfg(tag: str) -> Any:
@@ -276,7 +280,7 @@ _FEATURE_CFG = {'out_indices': (0, 1, 2), 'flatten_sequential': True}
 @register_model
 def macro_cond_supernet(pretrained: bool = False, **kwargs: Any) -> MacroSupernet:
     """NAS-Bench-Macro super-network, see `MacroSupernet`."""
-    return build_supernet(MacroSupernet, 'macro_cond_supernet', pretrained, _TAGS, **kwargs)
+    return build_supernet(MacroSupernet, 'macro_cond_supernet', pretrained, **kwargs)
 
 
 @register_model

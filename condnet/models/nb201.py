@@ -25,7 +25,7 @@ from torch.fx import symbolic_trace
 
 from condnet.choice import ChoiceBlock
 from condnet.errors import CondnetError
-from condnet.models.pretrained import HUB_ORGANIZATION, build_supernet
+from condnet.models.pretrained import HUB_ORGANIZATION, Tag, build_supernet, register_tags
 from condnet.models.supernet import State, Step, Supernet, check_images, check_switch, checkpoint_filter_fn
 from condnet.spaces import Arch, get_space
 
@@ -292,18 +292,18 @@ class NB201Supernet(Supernet, _NB201):
         super().__init__(make_edge, num_classes, in_chans, cells_per_stage, channels, global_pool, device, dtype)
         self.space = search_space
         self.cells_per_stage, self.channels, self.linear_skip = cells_per_stage, channels, linear_skip
-        self._start(split, active_subnet)
+        self.set_up(split, active_subnet)
 
     def forward_steps(self) -> list[Step]:
-        self._check_active()
+        self.check_active()
         arch, steps = cast(Arch, self.active_subnet), [Step.of(self.stem)]
         for stage in cast(list[nn.Sequential], self.stages):
             for block in stage:
                 steps += _cell_steps(block, arch) if isinstance(block, Cell) else [Step.of(block)]
         norm = Step(self.norm, (self.norm,), lambda state: (self.act(self.norm(state[0])),))
-        return [*steps, norm, self._head_step()]
+        return [*steps, norm, self.head_step()]
 
-    def _make_standalone(self, arch: Arch, common: dict[str, Any]) -> nn.Module:
+    def make_standalone(self, arch: Arch, common: dict[str, Any]) -> nn.Module:
         common |= {'cells_per_stage': self.cells_per_stage, 'channels': self.channels}
         return create_model('nb201_net', arch=arch, affine=False, linear_skip=self.linear_skip, **common)
 
@@ -367,14 +367,17 @@ def _cfg(**kwargs: Any) -> Any:  # timm's type for it cannot be written down
 
 _GLYPHS = {'cells_per_stage': 1, 'channels': (8, 16, 24)}
 _ONE_CELL = {'cells_per_stage': 1, 'linear_skip': False}  # the recipe nb201_cond1, made to rank well
-_TAGS: dict[str, dict[str, Any]] = {  # what a tag says of the constructor's arguments
-    'cond1_cifar10': {'split': True, **_ONE_CELL},
-    'spos1_cifar10': _ONE_CELL,
-    'cond_cifar10': {'split': True},  # the paper's protocol
-    'spos_cifar10': {},
-    'cond_glyphs': {'split': True, **_GLYPHS},
-    'spos_glyphs': _GLYPHS,
+_TAGS = {
+    'cond1_cifar10': Tag(
+        {'split': True, **_ONE_CELL}, '9c688896cd8a798bbbfbe4bc87db4c28fd0eec01c72104e4ffbd4e262e23497f'
+    ),
+    'spos1_cifar10': Tag(_ONE_CELL, 'e02f8a310cb163d67b04ef46c91ca83dc6bbe66e35a9d6df5d31cbbf02a99ffc'),
+    'cond_cifar10': Tag({'split': True}),  # the paper's protocol
+    'spos_cifar10': Tag(),
+    'cond_glyphs': Tag({'split': True, **_GLYPHS}, 'f8e96ecb3bb37e667eb7b1c6c75088a2ac958276d7f82fad8b53bd24471eb629'),
+    'spos_glyphs': Tag(_GLYPHS, '46b056ebc3c99468b50548332f69265b67be66d7e230803fb22e25da9bea7cf4'),
 }
+register_tags('nb201_cond_supernet', _TAGS)
 
 
 def _supernet_cfg(tag: str) -> Any:
@@ -393,7 +396,7 @@ _FEATURE_CFG = {'out_indices': (0, 1, 2), 'flatten_sequential': True}
 @register_model
 def nb201_cond_supernet(pretrained: bool = False, **kwargs: Any) -> NB201Supernet:
     """NAS-Bench-201 super-network, see `NB201Supernet`."""
-    return build_supernet(NB201Supernet, 'nb201_cond_supernet', pretrained, _TAGS, **kwargs)
+    return build_supernet(NB201Supernet, 'nb201_cond_supernet', pretrained, **kwargs)
 
 
 @register_model

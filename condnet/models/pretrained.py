@@ -2,14 +2,16 @@
 
 A folder holds `model.safetensors`, `config.json` and a card, and is named as the model with its tag. It is looked for
 in the directory that the environment variable `CONDNET_CHECKPOINTS` names, in `checkpoints/` of a source tree, in the
-package, and at last on the Hugging Face Hub.
+package, and at last on the Hugging Face Hub. `register_tags` says which names there are.
 """
 
 import hashlib
+import inspect
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -26,27 +28,59 @@ from condnet.models.supernet import Supernet, checkpoint_filter_fn, state_dict_i
 CHECKPOINTS_VARIABLE = 'CONDNET_CHECKPOINTS'  # environment variable: a directory to look for folders in
 WEIGHTS_NAME, CONFIG_NAME, CARD_NAME = 'model.safetensors', 'config.json', 'README.md'
 HUB_ORGANIZATION = 'condnet'
-_WEIGHTS_SHA256 = {  # a tag that is not here has no weights yet
-    'macro_cond_supernet.cond_cifar10': '3abca861d53a5a9f09cdfeb2329409bfeea5db5a9ea22a45700f69d9725ab755',
-    'macro_cond_supernet.spos_cifar10': '4f091c04bb0963534df750546a988fcb66526c478d89038cbc014a5228bd1fa2',
-    'nb201_cond_supernet.cond1_cifar10': '9c688896cd8a798bbbfbe4bc87db4c28fd0eec01c72104e4ffbd4e262e23497f',
-    'nb201_cond_supernet.cond_glyphs': 'f8e96ecb3bb37e667eb7b1c6c75088a2ac958276d7f82fad8b53bd24471eb629',
-    'nb201_cond_supernet.spos1_cifar10': 'e02f8a310cb163d67b04ef46c91ca83dc6bbe66e35a9d6df5d31cbbf02a99ffc',
-    'nb201_cond_supernet.spos_glyphs': '46b056ebc3c99468b50548332f69265b67be66d7e230803fb22e25da9bea7cf4',
-}
 _SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id')  # where timm can be told to take weights from
 _PACKAGE = Path(__file__).parents[1]
 
 
+@dataclass(frozen=True)
+class Tag:
+    """What the tag of a pretrained super-network stands for.
+
+    Args:
+        args: Arguments of the constructor.
+        sha256: Of the published weights; None as long as there are none.
+    """
+
+    args: dict[str, Any] = field(default_factory=dict)
+    sha256: str | None = None
+
+
+_TAGS: dict[str, dict[str, Tag]] = {}  # by name of the model
+
+
+def register_tags(model: str, tags: Mapping[str, Tag]) -> None:
+    """Make the pretrained weights of a super-network known, which are loaded by the name `model.tag`.
+
+    Each tag also needs an entry in the `default_cfgs` of timm's `register_model`. Its `hf_hub_id` says where the
+    weights are, if they are in no folder.
+
+    Args:
+        model: Name of the timm model, whose entry point calls `build_supernet`.
+        tags: What they stand for; the first is the default.
+    """
+    _TAGS[model] = dict(tags)
+
+
+def find_tag(name: str) -> Tag | None:
+    """What is known of a model with its tag; None if there is none of that name."""
+    model, _, tag = name.partition('.')
+    return _TAGS.get(model, {}).get(tag)
+
+
 def list_pretrained() -> list[str]:
     """Names of the pretrained super-networks that there are, for `timm.create_model(name, pretrained=True)`."""
-    names = timm.list_pretrained('*_cond_supernet*')
-    return [name for name in names if name in _WEIGHTS_SHA256 or any(_local_folders(name))]
+    known = [(name, tag) for name in timm.list_pretrained() if (tag := find_tag(name))]
+    return [name for name, tag in known if tag.sha256 or any(_local_folders(name))]
+
+
+def is_supernet_name(name: str) -> bool:
+    """Whether it is the name of a super-network that may have pretrained weights, whatever its tag."""
+    return name.partition('.')[0] in _TAGS
 
 
 def is_pretrained_name(name: str) -> bool:
-    """Whether it is the name of one of our models with a tag, or one on the Hub."""
-    return name.startswith('hf-hub:') or ('.' in name and name in timm.list_pretrained('*_cond_supernet*'))
+    """Whether it is the name of a super-network with a tag, or one on the Hub."""
+    return name.startswith('hf-hub:') or find_tag(name) is not None
 
 
 def find_pretrained(name: str, cache_dir: str | Path | None = None) -> Path:
@@ -64,10 +98,12 @@ def find_pretrained(name: str, cache_dir: str | Path | None = None) -> Path:
     local = next(_local_folders(name), None)
     if local is not None:
         return local
-    if name not in _WEIGHTS_SHA256:
+    tag = find_tag(name)
+    if tag is None or tag.sha256 is None:
         raise CondnetError(f'no pretrained weights of {name} exist yet; {_how_to_train(name)}')
-    folder = _fetch(f'{HUB_ORGANIZATION}/{name}', name, cache_dir)
-    if file_sha256(folder / WEIGHTS_NAME) != _WEIGHTS_SHA256[name]:
+    config = timm.get_pretrained_cfg(name)
+    folder = _fetch((config and config.hf_hub_id) or f'{HUB_ORGANIZATION}/{name}', name, cache_dir)
+    if file_sha256(folder / WEIGHTS_NAME) != tag.sha256:
         raise CondnetError(f'{folder / WEIGHTS_NAME} is not the file that this version of condnet knows as {name}; if '
                            'it is damaged, delete it and it is fetched again, else the Hub has another')  # fmt: skip
     return folder
@@ -221,16 +257,13 @@ def stream_sha256(stream: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def build_supernet(
-    model_cls: type[nn.Module], variant: str, pretrained: bool, tags: dict[str, dict[str, Any]], **kwargs: Any
-) -> Any:
+def build_supernet(model_cls: type[nn.Module], variant: str, pretrained: bool, **kwargs: Any) -> Any:
     """timm's `build_model_with_cfg`, and what a tag decides: constructor arguments, and which sub-network is active.
 
     Args:
         model_cls: The super-network.
-        variant: Name of the model.
+        variant: Name of the model; `register_tags` may have made pretrained weights known.
         pretrained: Whether to load weights.
-        tags: Constructor arguments by tag; the first tag is the default.
         **kwargs: Constructor arguments, and those of `build_model_with_cfg`.
 
     Raises:
@@ -239,11 +272,15 @@ def build_supernet(
     config, overlay = kwargs.get('pretrained_cfg') or '', dict(kwargs.get('pretrained_cfg_overlay') or {})
     found: dict[str, Any] | None = None  # arguments of the model in the folder that the weights come from
     if isinstance(config, str) and (config or pretrained):
+        tags = _TAGS.get(variant, {})
+        if not tags:
+            raise CondnetError(f'{variant} has no pretrained weights; a folder of your own is loaded as '
+                               'local-dir:FOLDER')  # fmt: skip
         tag = config or next(iter(tags))
         if tag not in tags:
             raise CondnetError(f'{variant} has no tag {tag!r}, expected one of {", ".join(tags)}; a folder of your own '
                                'is loaded as local-dir:FOLDER')  # fmt: skip
-        tag_args = tags[tag]
+        tag_args = tags[tag].args
         _check_split(f'{variant}.{tag}', tag_args, kwargs)
         kwargs = {**tag_args, **kwargs, 'pretrained_cfg': tag}
         if pretrained and not any(overlay.get(source) for source in _SOURCES):
@@ -259,16 +296,17 @@ def build_supernet(
         found = check_folder(folder, variant).get('model_args', {})
         _check_split(f'{variant} in {folder}', found, kwargs)
     kwargs['pretrained_cfg_overlay'] = overlay
+    kwargs.setdefault('feature_cfg', {'out_indices': (0, 1, 2), 'flatten_sequential': True})
     model = build_model_with_cfg(
         model_cls,
         variant,
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={'out_indices': (0, 1, 2), 'flatten_sequential': True},
         **kwargs,
     )
     if isinstance(model, model_cls):  # and no extractor of features
-        arguments = {key: value for key, value in kwargs.items() if key in _RECORDED}
+        recorded = inspect.signature(model_cls).parameters.keys() - _NOT_RECORDED
+        arguments = {key: value for key, value in kwargs.items() if key in recorded}
         model._model_args = {**arguments, **getattr(model, '_model_args', {})}  # type: ignore[assignment, dict-item]
         if found is not None:
             cast(Supernet, model).set_calibrated_subnet(found.get('active_subnet'))
@@ -281,4 +319,5 @@ def _check_split(name: str, weights: dict[str, Any], kwargs: dict[str, Any]) -> 
         raise CondnetError(f'{name} is split; split=False needs the weights of an unsplit super-network')
 
 
-_RECORDED = ('space', 'linear_skip', 'cells_per_stage', 'channels')  # a tag's arguments that `config.json` must repeat
+# Arguments that `config.json` says elsewhere; it must repeat all others, also those of a tag.
+_NOT_RECORDED = {'split', 'num_classes', 'in_chans', 'global_pool', 'active_subnet', 'device', 'dtype'}

@@ -85,6 +85,10 @@ class Supernet(nn.Module):
     """A super-network: a network in which every decision is a `ChoiceBlock`.
 
     Which sub-network runs is state of the model, see `set_active_subnet`. A new one is over-complete.
+
+    A subclass is a timm model (`forward_features`, `forward_head`, `get_classifier`, ...). Its constructor sets the
+    attributes below, makes the choice blocks and calls `set_up`. It overrides `make_standalone` and, so that rankings
+    share work, `forward_steps`.
     """
 
     space: SearchSpace
@@ -95,8 +99,16 @@ class Supernet(nn.Module):
     statistics = Statistics()
     _has_warned: bool = False  # that they are not the active sub-network's
 
-    def _start(self, split: bool, active_subnet: 'str | int | Arch | None') -> None:
-        """What a constructor does last."""
+    def set_up(self, split: bool, active_subnet: 'str | int | Arch | None') -> None:
+        """What a constructor does last, with `space` set and all choice blocks made.
+
+        Args:
+            split: Whether every operation has one weight set per context from the start.
+            active_subnet: The sub-network that is active from the start; None for the over-complete state.
+
+        Raises:
+            CondnetError: If that is no architecture of `space`.
+        """
         self.register_forward_pre_hook(_before_forward)
         self.register_load_state_dict_post_hook(_after_load)
         check_switch('split', split)
@@ -186,17 +198,22 @@ class Supernet(nn.Module):
         Raises:
             CondnetError: In the over-complete state.
         """
-        self._check_active()
+        self.check_active()
         forward_features = cast(Any, self.forward_features)
         modules = tuple(self.active_modules())
-        return [Step(self.active_subnet, modules, lambda state: (forward_features(state[0]),)), self._head_step()]
+        return [Step(self.active_subnet, modules, lambda state: (forward_features(state[0]),)), self.head_step()]
 
-    def _head_step(self) -> Step:
-        """From features to logits."""
+    def head_step(self) -> Step:
+        """The last step, from features to logits."""
         head, forward_head = cast(Any, self.get_classifier)(), cast(Any, self.forward_head)
         return Step(head, (self.global_pool, head), lambda state: (forward_head(state[0]),))
 
-    def _check_active(self) -> None:
+    def check_active(self) -> None:
+        """Refuse the over-complete state.
+
+        Raises:
+            CondnetError: In that state.
+        """
         if self.active_subnet is None:
             raise CondnetError('no sub-network is active; call set_active_subnet(arch) first')
 
@@ -233,10 +250,10 @@ class Supernet(nn.Module):
         Raises:
             CondnetError: In the over-complete state.
         """
-        self._check_active()
+        self.check_active()
         self.check_statistics()
         reference = next(self.parameters())
-        net = self._make_standalone(cast(Arch, self.active_subnet), self._standalone_args())
+        net = self.make_standalone(cast(Arch, self.active_subnet), self._standalone_args())
         net.to(device=reference.device, dtype=reference.dtype)
         net.load_state_dict(self._active_state_dict())
         return net.train(self.training)
@@ -252,8 +269,17 @@ class Supernet(nn.Module):
             'pretrained_cfg_overlay': overlay,
         }
 
-    def _make_standalone(self, arch: Arch, common: dict[str, Any]) -> nn.Module:
-        raise NotImplementedError  # a search space knows its network
+    def make_standalone(self, arch: Arch, common: dict[str, Any]) -> nn.Module:
+        """Make the stand-alone network of an architecture, with new weights.
+
+        Its layers have the names that they have here, but for `candidates.OPERATION.CONTEXT` of choice blocks.
+
+        Args:
+            arch: The architecture.
+            common: Arguments that every such network takes: number of classes, image channels, pooling and
+                `pretrained_cfg_overlay`.
+        """
+        raise NotImplementedError(f'{type(self).__name__} does not override make_standalone')
 
     def _active_state_dict(self) -> dict[str, torch.Tensor]:
         """State of the active weight sets, under the names that they have in a stand-alone network."""

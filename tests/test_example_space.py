@@ -1,0 +1,311 @@
+"""A search space outside of the package: the tutorial is the example, and does what it says, by `--import` and by entry
+point; unequal choices, huge spaces, and spaces of which no costs are known."""
+
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from conftest import make_training, train_step
+from optuna.storages import InMemoryStorage
+
+import condnet
+from condnet import BenchmarkRow, CondnetError, Cost, SearchSpace, benchmarks, checkpoint, hub, spaces, train, validate
+from condnet.benchmarks import load_benchmark
+from condnet.choice import split_supernet
+from condnet.counts import counts_table, describe_untrained
+from condnet.export import calibrated_subnet, export_network
+from condnet.plugins import import_modules
+from condnet.ranking import EvaluationData, evaluate_subnet, predict
+from condnet.results import read_predictions
+from condnet.search import main as search_main
+from condnet.study import Problem, evaluated_candidates, open_storage, open_study, search
+from condnet.task import SupernetTask, archs_of_step
+from condnet.validate import draw_archs, make_parser
+
+REPO = Path(__file__).parents[1]
+EXAMPLE, TUTORIAL = REPO / 'examples' / 'my_space', REPO / 'docs' / 'your_own_space.md'
+BLOCK = re.compile(r'(?:^`(?P<file>[\w./]+)`\n\n)?^```(?P<kind>\w+)\n(?P<code>.*?)^```$', re.MULTILINE | re.DOTALL)
+BLOCKS = [match.groupdict() for match in BLOCK.finditer(TUTORIAL.read_text())]
+COMMANDS = [line.split() for block in BLOCKS if block['kind'] == 'bash' for line in block['code'].splitlines()]
+
+RUN = """
+import importlib, sys
+import torch
+torch.set_num_threads(1)
+for line in sys.stdin.read().splitlines():
+    name, *arguments = line.removeprefix('python -m ').split()
+    if status := importlib.import_module(name.replace('-', '.')).main(arguments):
+        sys.exit(status)
+"""
+
+
+@pytest.fixture(scope='module')
+def my_space():
+    """The example, imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLE)
+        import_modules(['my_space'])
+        yield condnet.get_space('my_space')
+
+
+def run_commands(folder, commands, *paths):
+    """Run commands in a process of their own, in a folder."""
+    return subprocess.run(
+        [sys.executable, '-c', RUN],
+        input='\n'.join(' '.join(command) for command in commands),
+        cwd=folder,
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, (REPO, *paths))), 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_tutorial_is_the_example():
+    files = {block['file']: block['code'] for block in BLOCKS if block['file']}
+    assert {name: (EXAMPLE / name).read_text() for name in files} == files
+    assert set(files) == {str(f.relative_to(EXAMPLE)) for f in EXAMPLE.rglob('*') if f.suffix in ('.py', '.toml')}
+
+
+def test_a_new_user_follows_the_tutorial(tmp_path):
+    for block in BLOCKS:
+        if block['file']:
+            file = tmp_path / block['file']
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(block['code'])
+    with_import = [command for command in COMMANDS if '--import' in command]
+    done = run_commands(tmp_path, with_import)
+    assert done.returncode == 0, done.stderr
+    assert len(read_predictions(tmp_path / 'output/my_space/ranking.csv')) == 72
+    assert 'predicted: accuracy' in done.stdout and "benchmark's network" not in done.stdout
+    rows = (tmp_path / 'output/my_space/counts.csv').read_text().splitlines()
+    assert len(rows) == 1 + 2 + 3 * 2 + 3 * 3 + 4 * 3
+    assert 'import' not in (tmp_path / 'output/my_space/args.yaml').read_text()
+    # What pip would write.
+    info = tmp_path / 'site' / 'my_space-0.1.0.dist-info'
+    info.mkdir(parents=True)
+    (info / 'METADATA').write_text('Metadata-Version: 2.1\nName: my-space\nVersion: 0.1.0\n')
+    (info / 'entry_points.txt').write_text('[condnet.spaces]\nmy_space = my_space\nbroken = no_such_module\n')
+    (last,) = [command for command in COMMANDS if '--import' not in command and command[0] != 'pip']
+    done = run_commands(tmp_path, [last], info.parent)
+    assert done.returncode == 0, done.stderr
+    assert len(read_predictions(tmp_path / 'output/my_space/ten.csv')) == 10
+    assert 'broken = no_such_module of condnet.spaces cannot be loaded: ModuleNotFoundError' in done.stderr
+
+
+@pytest.mark.filterwarnings('ignore:the BatchNorm statistics')
+def test_from_python(my_space, tmp_path):
+    task, optimizer = make_training('my_space_supernet', num_classes=26, in_chans=1, ema=True)
+    generator = torch.Generator().manual_seed(0)
+    images, targets = torch.randn(32, 1, 16, 16, generator=generator), torch.arange(32) % 26
+    train_step(task, optimizer, images, targets)
+    model = task.model.eval()
+    before = {arch: logits(model, arch, images) for arch in my_space}
+    task.split(optimizer)
+    assert model.num_weight_sets == 2 * 1 + 2 * 2 + 3 * 3 + 3 * 3
+    assert all(torch.equal(logits(model, arch, images), before[arch]) for arch in my_space)
+    for _ in range(5):
+        train_step(task, optimizer, images, targets)
+    with pytest.raises(CondnetError, match='is split already'):
+        split_supernet(model, optimizer)
+    data = EvaluationData(images, images, targets)
+    predictions = {prediction.index: prediction for prediction in predict(model, my_space, data)}
+    assert sorted(predictions) == list(range(72))
+    # The last layer may be skipped: where two part, one may need no calibration any more, and the other does.
+    assert predictions == {index: evaluate_subnet(model, index, data) for index in range(72)}
+    problem = Problem(my_space)
+    study = open_study(problem, open_storage(str(tmp_path / 'journal')))
+    search(study, problem, lambda archs: predict(model, archs, data), 10)
+    found = evaluated_candidates(study, problem)
+    assert len(found) == 10 and all(c.prediction == predictions[my_space.index(c.arch)] for c in found)
+    network = export_network(calibrated_subnet(model, found[0].arch, data), tmp_path / 'net', {}, data)
+    assert network['accuracy'] == found[0].prediction.accuracy and network['params'] > 0
+    assert timm.create_model(f'local-dir:{tmp_path / "net"}', pretrained=True).arch == found[0].arch
+    checkpoint.save_model(model, tmp_path / 'supernet')
+    loaded = checkpoint.load_model(tmp_path / 'supernet')
+    assert loaded.is_split and type(loaded) is type(model)
+
+
+def logits(model, arch, images):
+    model.set_active_subnet(arch)
+    with torch.no_grad():
+        return model.eval()(images)
+
+
+def test_unequal_choices(my_space):
+    archs = list(my_space)
+    assert my_space.size == len(my_space) == len(set(archs)) == 72
+    assert [my_space.index(arch) for arch in archs] == list(range(72))
+    for arch in archs:
+        assert my_space.parse(my_space.format(arch)) == my_space.parse(f'index:{my_space.index(arch)}') == arch
+    assert sorted(my_space.shuffled(3)) == archs
+    for decision, predecessors in enumerate(my_space.predecessors):
+        contexts = {my_space.context(arch, decision): tuple(arch[p] for p in predecessors) for arch in archs}
+        assert contexts == dict(enumerate(my_space.contexts(decision)))
+        assert len(contexts) == my_space.num_contexts(decision)
+    assert len(counts_table(my_space, {}, {})) == 2 + 3 * 2 + 3 * 3 + 4 * 3
+    draws = [archs_of_step(my_space, 0, step)[0] for step in range(1440)]
+    counts = [draws.count(arch) for arch in archs]
+    assert min(counts) > 4 and max(counts) < 40  # 20 expected
+    weighted = [archs_of_step(my_space, 0, step, 'uniform', (3, 1, 2, 1))[0] for step in range(1000)]
+    assert 550 < sum(arch[1] == 0 for arch in weighted) < 650 and 600 < sum(arch[0] == 2 for arch in weighted) < 730
+    with pytest.raises(CondnetError, match='decision 0 of my_space/full; expected one of conv3, conv5'):
+        my_space.parse('skip-skip-conv3-skip')
+    for arch in ('conv3-skip', 'conv3-skip-conv7-skip', 72, (1, 0, 1), (4, 0, 1, 0)):
+        assert arch not in my_space
+    with pytest.raises(CondnetError, match='fair sampling needs .* have 2 or 3 or 4; use uniform'):
+        SupernetTask(timm.create_model('my_space_supernet'), sampling='fair')
+
+
+def test_a_table_without_costs(my_space, tmp_path):
+    import_modules(['my_space.benchmark'])
+    table = tmp_path / 'my_space_glyphs.csv'
+    table.write_text('arch,accuracy\nconv3-skip-conv3-skip,50\nconv5-conv3-conv3-skip,60.5\n')
+    loaded = load_benchmark('my_space', tmp_path, 'glyphs')
+    assert loaded.accuracy.tolist() == [50, 60.5] and loaded.params is None and loaded.select([0]).flops is None
+    summary = condnet.results.summarize_predictions(
+        [condnet.ranking.Prediction(int(index), 1.0 * i, 2.0 - i) for i, index in enumerate(loaded.indices)], loaded
+    )
+    assert summary['accuracy']['kendall_tau'] == 1 and 'flops' not in summary and 'params' not in summary
+    for text, message in (('1,2\n3,4', 'is no table of my_space'), ('arch,accuracy\nx,1', 'not an architecture string'),
+                          ('arch,accuracy\nconv3-skip-conv3-skip,500', 'expected a percentage')):  # fmt: skip
+        table.write_text(text)
+        with pytest.raises(CondnetError, match=message):
+            load_benchmark('my_space', table, 'glyphs')
+    with pytest.raises(CondnetError, match="no my_space table of the data set 'cifar10'; expected glyphs"):
+        load_benchmark('my_space', table)
+
+
+def test_costs_are_asked_for_only_where_they_are_needed(my_space):
+    assert Problem(my_space).costs((1, 0, 1, 0)) == {} and len(Problem(my_space).feasible()) == 72
+    for kwargs, asked in (({'limits': {'flops': 1e6}}, '--max-flops'), ({'objectives': ('loss', 'params')}, 'params')):
+        with pytest.raises(CondnetError, match=f'{asked} needs the costs of architectures of my_space'):
+            Problem(my_space, **kwargs)
+    (code,) = [block['code'] for block in BLOCKS if 'def cost_table' in block['code']]
+    names = {}
+    exec(code, names)
+    fields = {name: getattr(my_space, name) for name in ('name', 'operations', 'choices', 'predecessors', 'weighted')}
+    costed = names['CostedSpace'](subset='full', **fields)
+    assert costed.cost('conv3-skip-conv3-skip') == Cost(700, 32800)
+    assert {my_space.index(arch) for arch in Problem(costed, limits={'params': 800}).feasible()} == {0, 1, 4, 12, 36}
+
+
+HUGE = SearchSpace('huge', 'full', ('a', 'b', 'c'), (0, 1, 2), ((), *((i,) for i in range(40))), (0, 1, 2))
+
+
+def test_huge_spaces_are_never_walked_through():
+    assert HUGE.size == 3**41 and not HUGE.is_enumerable and bool(HUGE)
+    with pytest.raises(OverflowError):
+        len(HUGE)
+    last = (2,) * 41
+    assert HUGE.index(last) == 3**41 - 1 and HUGE.parse(f'index:{3**41 - 1}') == HUGE.parse('-'.join('c' * 41)) == last
+    assert last in HUGE and 3**41 not in HUGE and next(iter(HUGE)) == (0,) * 41
+    drawn = HUGE.sample_distinct(50, seed=1)
+    assert len(set(drawn)) == 50 and drawn == sorted(drawn) == HUGE.sample_distinct(50, seed=1)
+    assert next(HUGE.shuffled(0)) != next(HUGE.shuffled(1))
+    problem = Problem(HUGE)
+    assert problem.feasible() is None and math.prod(len(d.choices) for d in problem.distributions().values()) == 3**41
+    assert problem.arch(problem.params(drawn[0])) == drawn[0]
+    assert 'first b at decision 1 in context 2' in describe_untrained(HUGE, None, [(1, 1, 2)])
+    args = make_parser().parse_args(['--checkpoint', 'x', '--num-archs', 'all'])
+    with pytest.raises(CondnetError, match='too many to rank all; give a number with --num-archs'):
+        draw_archs(HUGE, None, args)
+    args.num_archs = None
+    assert len(draw_archs(HUGE, None, args)) == 200 and args.num_archs == '200'
+
+
+def test_a_huge_space_is_searched(tmp_path):
+    problem = Problem(HUGE)
+    study = open_study(problem, InMemoryStorage())
+
+    def evaluate(archs):
+        return [condnet.ranking.Prediction(HUGE.index(arch), float(sum(arch)), 1.0) for arch in archs]
+
+    search(study, problem, evaluate, 51)
+    assert len(evaluated_candidates(study, problem)) == 51
+    with pytest.raises(CondnetError, match='sampler grid .* not known'):
+        search(study, problem, evaluate, 60, 'grid')
+    predictions = evaluate(HUGE.sample_distinct(3))
+    condnet.results.write_predictions(tmp_path / 'p.csv', predictions)
+    assert read_predictions(tmp_path / 'p.csv') == predictions
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """What a test registers is forgotten after it."""
+    monkeypatch.setattr(spaces, '_SPACES', dict(spaces._SPACES))
+    monkeypatch.setattr(benchmarks, '_BENCHMARKS', dict(benchmarks._BENCHMARKS))
+
+
+SMALL = {'operations': ('a', 'b'), 'choices': (0, 1), 'predecessors': ((), (0,)), 'weighted': (0,)}
+
+
+def test_registering(registry):
+    whole = SearchSpace('small', 'full', **{**SMALL, 'choices': [[0, 1], [1]]})
+
+    @condnet.register_space
+    def make():
+        return whole, SearchSpace('small', 'part', **{**SMALL, 'choices': ((1,), (1,))})
+
+    part = condnet.get_space('small', 'part')
+    assert condnet.get_space('small') is whole and len(make()) == 2
+    assert part.index((1, 1)) == whole.index((1, 1)) == 1 and part.size == 1 and 0 not in part
+    assert condnet.register_space(whole) is whole  # again
+    with pytest.warns(UserWarning, match='small/part is replaced'):
+        condnet.register_space(SearchSpace('small', 'part', **{**SMALL, 'choices': ((0,), (1,))}))
+    with pytest.raises(CondnetError, match='small/other is no part of small/full'):
+        condnet.register_space(SearchSpace('small', 'other', **SMALL))
+    with pytest.raises(CondnetError, match='macro/full is one of condnet'):
+        condnet.register_space(SearchSpace('macro', 'full', **SMALL))
+    for wrong in (7, lambda: 7, lambda: [7]):
+        with pytest.raises(CondnetError, match='cannot register 7: expected a SearchSpace'):
+            condnet.register_space(wrong)
+    assert not any(subset == 'other' for _, subset in spaces._SPACES)
+    with pytest.raises(CondnetError, match='benchmark of macro on cifar10 is one of condnet'):
+        condnet.register_benchmark('macro', 'cifar10', lambda *_: [BenchmarkRow(0, 1.0)])
+    with pytest.raises(CondnetError, match='needs a sha256'):
+        condnet.register_benchmark('small', 'cifar10', lambda *_: [], 'x.csv', url='https://example.org/x.csv')
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'operations': ('a', 'b-c')}, 'no name of letters'),
+        ({'operations': ('a', 'a')}, 'a name of its own'),
+        ({'choices': (0, 2)}, 'expected different numbers of operations, 0..1'),
+        ({'choices': ((0, 1), ())}, 'decision 1 has the choices'),
+        ({'choices': ((0, 1),)}, 'choices of 1 decisions'),
+        ({'choices': (0, (1,))}, 'or a tuple of them for each decision'),
+        ({'choices': ()}, 'has the choices'),
+        ({'predecessors': ((), (1,))}, 'different decisions before it'),
+        ({'predecessors': ()}, 'at least one decision'),
+        ({'weighted': (2,)}, 'expected numbers of operations'),
+    ],
+)
+def test_what_is_no_space_is_refused_in_one_line(change, message):
+    with pytest.raises(CondnetError, match=message) as info:
+        SearchSpace('small', 'full', **{**SMALL, **change})
+    assert '\n' not in str(info.value)
+
+
+def test_import_of_no_module_is_refused():
+    for name in ('my-space', 'my_space.py/', '', 'a..b'):
+        with pytest.raises(CondnetError, match='expected a module'):
+            import_modules([name])
+    with pytest.raises(CondnetError, match='there is no module json.no_such_part'):
+        import_modules(['json.no_such_part'])
+
+
+@pytest.mark.parametrize('main, more', [
+    (train.main, []), (validate.main, ['--checkpoint', 'x']), (search_main, ['x']), (checkpoint.main, ['x', 'y']),
+    (hub.main, ['prepare', 'x', 'y', '--results', 'z']), (hub.main, ['publish', 'x', 'y']),
+])  # fmt: skip
+def test_every_command_imports_first(main, more, capsys):
+    assert main([*more, '--import', 'my_spaec']) == 2
+    error = '--import my_spaec: there is no module my_spaec, neither installed nor in the working directory\n'
+    assert capsys.readouterr().err.endswith(f': error: {error}')
