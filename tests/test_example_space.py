@@ -309,3 +309,11 @@ def test_every_command_imports_first(main, more, capsys):
     assert main([*more, '--import', 'my_spaec']) == 2
     error = '--import my_spaec: there is no module my_spaec, neither installed nor in the working directory\n'
     assert capsys.readouterr().err.endswith(f': error: {error}')
+
+
+def test_a_recipe_imports_as_well(tmp_path, monkeypatch):
+    (tmp_path / 'brought_along.py').write_text('IS_IMPORTED = True\n')
+    (tmp_path / 'mine.yaml').write_text('import: brought_along\nepochs: 3\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    args = train.parse_args(['-c', str(tmp_path / 'mine.yaml')])
+    assert 'brought_along' in sys.modules and args.epochs == 3 and not hasattr(args, 'import')
