@@ -1,4 +1,7 @@
-"""Recipes: one YAML file per experiment. Its keys are the long flags of `condnet-train`, with underscores."""
+"""Recipes: one YAML file per experiment. Its keys are the long flags of `condnet-train`, with underscores.
+
+The folder `studies` holds studies, one YAML file each, see `condnet.studies`.
+"""
 
 import argparse
 import difflib
@@ -10,6 +13,7 @@ import yaml
 from condnet.commands import ARCHITECTURES, ModelKwargs, parse_model_argument
 from condnet.errors import CondnetError
 
+_FOLDER = Path(__file__).parent
 # What a training writes into its args.yaml beside the flags.
 _RECORDED = {'data_name', 'data_sha256', 'data_fingerprint', 'num_processes', 'hardware'}
 _PLAIN_TAGS = {f'tag:yaml.org,2002:{kind}' for kind in ('str', 'int', 'float', 'bool', 'null', 'timestamp')}
@@ -22,11 +26,24 @@ def find_recipe(name: str) -> Path:
     Raises:
         CondnetError: If there is none.
     """
-    folder = Path(__file__).parent
+    return _find(name, _FOLDER, 'recipe')
+
+
+def find_study(name: str) -> Path:
+    """Find a study by path, or by the name of a packaged one (with or without `.yaml`).
+
+    Raises:
+        CondnetError: If there is none.
+    """
+    return _find(name, _FOLDER / 'studies', 'study')
+
+
+def _find(name: str, folder: Path, kind: str) -> Path:
     for path in (Path(name), folder / name, folder / f'{name}.yaml'):
         if path.is_file():
             return path
     packaged = ', '.join(sorted(path.stem for path in folder.glob('*.yaml')))
+    raise CondnetError(f'no {kind} {name!r}: neither a file nor one of the packaged ones ({packaged})')
     raise CondnetError(f'no recipe {name!r}: neither a file nor one of the packaged ones ({packaged})')
 
 
@@ -43,12 +60,30 @@ def read_recipe(name: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
         CondnetError: If it is no recipe, or a setting is unknown, is there twice, or has a value that the flag does not
             take.
     """
+    return _parse(f'recipe {name}', find_recipe(name).read_bytes(), parser)
+
+
+def check_settings(source: str, settings: dict[str, Any], parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """Settings that were read from YAML, as the flags that they stand for have them.
+
+    Args:
+        source: Where they stand, for errors.
+        settings: The settings by name.
+        parser: The flags.
+
+    Raises:
+        CondnetError: As of `read_recipe`.
+    """
+    return _parse(source, yaml.safe_dump(settings).encode(), parser) if settings else {}
+
+
+def _parse(source: str, content: bytes, parser: argparse.ArgumentParser) -> dict[str, Any]:
     try:
-        root = yaml.compose(find_recipe(name).read_bytes(), yaml.SafeLoader)
+        root = yaml.compose(content, yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise CondnetError(f'recipe {name} is not YAML: {" ".join(str(error).split())}') from error
+        raise CondnetError(f'{source} is not YAML: {" ".join(str(error).split())}') from error
     if root is None or not _is_mapping(root):
-        raise CondnetError(f'recipe {name} holds {"nothing" if root is None else _shown(root)}, expected settings')
+        raise CondnetError(f'{source} holds {"nothing" if root is None else _shown(root)}, expected settings')
     actions = {action.dest: action for action in parser._actions if action.dest not in ('help', 'config')}
     try:
         nodes = _items(root)
@@ -64,7 +99,7 @@ def read_recipe(name: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
             elif actions[key].default is not None:
                 raise CondnetError(f'{key} is {_shown(node)}, expected a value')
     except CondnetError as error:
-        raise CondnetError(f'recipe {name}: {error}') from error
+        raise CondnetError(f'{source}: {error}') from error
     return settings
 
 
