@@ -74,7 +74,7 @@ def check_settings(source: str, settings: dict[str, Any], parser: argparse.Argum
     Raises:
         CondnetError: As of `read_recipe`.
     """
-    return _parse(source, yaml.safe_dump(settings).encode(), parser) if settings else {}
+    return _parse(source, yaml.safe_dump(settings, sort_keys=False).encode(), parser) if settings else {}
 
 
 def _parse(source: str, content: bytes, parser: argparse.ArgumentParser) -> dict[str, Any]:
