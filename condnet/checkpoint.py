@@ -331,7 +331,7 @@ def load_checkpoint(path: str | Path, use_ema: bool = False) -> Loaded:
 
 
 def _check_model(folder: Path, config: dict[str, Any], model: nn.Module) -> None:
-    """Check that a model is of the shapes in its folder: timm adapts first layer and classifier where they differ.
+    """Check that a model is of the shapes in its folder; timm adapts images, first layer and classifier.
 
     Raises:
         CondnetError: If they differ.

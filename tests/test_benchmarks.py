@@ -219,6 +219,8 @@ BAD_MACRO_FILES = {
     'a number': ('{"00000000": 90.0}', "'90.0'; expected an object"),
     'other columns': ('{"00000000": {"accuracy": 90}}', 'lacks mean_acc, params, flops'),
     'accuracy NaN': ('{"00000000": {"mean_acc": NaN, "params": 1, "flops": 1}}', 'accuracy nan of index 0'),
+    'accuracy true': ('{"00000000": {"mean_acc": true, "params": 1, "flops": 1}}', 'True is no number'),
+    'accuracy in other digits': ('{"00000000": {"mean_acc": "٣", "params": 1, "flops": 1}}', "convert '٣' to a number"),
     'accuracy missing': ('{"00000000": {"mean_acc": null, "params": 1, "flops": 1}}', "'00000000': float"),
 }
 
@@ -402,6 +404,11 @@ BAD_RECORDS = {
     'another architecture': (nats_record(4), "holds architecture '4'"),
     'another order': ({'200': nats_record(4)['200'] | {'arch_index': 3}}, 'official index 4'),
     'size space': ({'200': nats_record(3)['200'] | {'arch_str': '64:64:64:64:64'}}, 'not an architecture string'),
+    'accuracy true': (nats_record(3, RUNS | {'cifar10': {'ori-test': (True,)}}), 'accuracy True of cifar10'),
+    'accuracy on other data': (
+        nats_record(3, RUNS | {'cifar100': {'x-valid': (-60.0,), 'x-test': (61.0,)}}),
+        'accuracy -60.0 of cifar100',
+    ),
     'accuracy NaN': (nats_record(3, RUNS | {'cifar10': {'ori-test': (float('nan'),)}}), 'accuracy nan'),
 }
 

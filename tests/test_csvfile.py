@@ -82,6 +82,7 @@ REFUSED = {
     'infinite': (change(0, 'inf'), "latency 'inf'"),
     'column twice': (text(header=['index', 'arch_str', 'phone_latency_ms,index']).encode(), "column 'index' 2 times"),
     'architecture twice': ((PLAIN + PLAIN.splitlines()[1]).encode(), 'twice; expected it once'),
+    'a line within a field': (PLAIN.replace('|nor', '"|\nnor', 1).replace('|,', '|",', 1).encode(), r"'\|\\nnor_conv"),
     'quote without end': ((PLAIN + '"').encode(), 'not a CSV file'),
     'Latin-1': (PLAIN.replace('index', 'indéx').encode('latin-1'), 'not a text file in UTF-8'),
     'UTF-16 without its mark': (PLAIN.encode('utf-16-le'), 'not a text file in UTF-8'),

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import json
 import pickle
 import shutil
 import warnings
@@ -199,3 +200,77 @@ def test_digits_of_macro_in_old_checkpoints_are_the_index_that_they_were(tmp_pat
     assert '"index:1210"' in config
     (folder / 'config.json').write_text(config.replace('index:1210', '1210'))
     assert load_model(folder).arch == (0, 1, 1, 2, 2, 2, 1, 1)
+
+
+def changed(tree, path, value):
+    """A tree in which the value at a path, such as `model_args.arch`, is another one, or gone if it is `...`."""
+    key, _, rest = path.partition('.')
+    copy = dict(tree)
+    copy[key] = changed(tree[key], rest, value) if rest else value
+    return {name: inner for name, inner in copy.items() if inner is not ...}
+
+
+CHANGED_CONFIGS = [
+    ('num_classes', 11),  # timm would make a new classifier
+    ('model_args.num_classes', 11),
+    ('pretrained_cfg.num_classes', 11),
+    ('pretrained_cfg.num_classes', True),
+    ('pretrained_cfg.input_size', [{'a': 3}, 32, 32]),
+    ('pretrained_cfg.input_size', [32, 32, 3]),
+    ('pretrained_cfg.input_size', [1, 32, 32]),
+    ('pretrained_cfg.mean', [0.5, 'x', 10**400]),
+    ('pretrained_cfg.std', [float('nan')] * 3),
+    ('model_args.in_chans', 1),
+    ('model_args.cells_per_stage', 10**30),  # would never end
+    ('model_args.channels', [4, 4, 4.0]),
+    ('model_args', [4]),
+    ('architecture', ['nb201_net']),
+    ('training', 'x'),
+]
+
+
+@pytest.mark.parametrize('key, value', CHANGED_CONFIGS)
+def test_values_that_the_weights_are_not_of_are_refused(key, value, folder):
+    config = json.loads((folder / 'config.json').read_text())
+    (folder / 'config.json').write_text(json.dumps(changed(config, key, value)))
+    with pytest.raises(CondnetError) as info:
+        load_checkpoint(folder)
+    assert '\n' not in str(info.value)
+
+
+def test_errors_of_safetensors_are_one_line(folder):
+    data = (folder / 'model.safetensors').read_bytes()
+    header = data[8 : 8 + int.from_bytes(data[:8], 'little')].replace(b'"F32"', b'"F\\n"', 1)
+    (folder / 'model.safetensors').write_bytes(len(header).to_bytes(8, 'little') + header + data[8 + len(header) :])
+    with pytest.raises(CondnetError, match='damaged: ') as info:
+        load_checkpoint(folder)
+    assert '\n' not in str(info.value)
+
+
+CHANGED_CHECKPOINTS = [
+    ('epoch', '0'),
+    ('args.num_classes', ...),
+    ('args.num_classes', 11),  # another classifier than the weights
+    ('args.input_size', 3),
+    ('args.input_size', [1, 32, 32]),
+    ('args.model_kwargs', None),
+    ('args.model_kwargs', {1: 2}),
+    ('args.model', ['macro_net']),
+    ('args.lr', ...),
+    ('task_state', None),
+    ('task_state.split', ...),
+    ('task_state.step', 'x'),
+    ('state_dict', []),
+    ('state_dict', {'head.weight': 'x'}),
+    ('state_dict_ema', 5),
+]
+
+
+@pytest.mark.parametrize('key, value', CHANGED_CHECKPOINTS)
+def test_checkpoints_that_another_program_has_changed_are_refused(key, value, tmp_path):
+    content = macro_checkpoint('index:1210') | {'state_dict_ema': None}
+    content = changed(content | {'args': vars(content['args'])}, key, value)
+    torch.save(content | {'args': argparse.Namespace(**content['args'])}, tmp_path / 'last.pth.tar')
+    with pytest.raises(CondnetError) as info:
+        load_checkpoint(tmp_path / 'last.pth.tar')
+    assert '\n' not in str(info.value)

@@ -84,6 +84,11 @@ BAD = {
     'too few values': (content(raspi4_latency=[1.0]), "1 values of 'raspi4_latency' for 64 architectures"),
     'no latency': (content(raspi4_latency=None), 'holds no latencies'),
     'not a number': (content(raspi4_latency=[float('nan')] * 64), "nan in 'raspi4_latency'"),
+    'a value missing': (content(raspi4_latency=[1.0, None] * 32), "None in 'raspi4_latency'"),
+    'thousands of digits': (content(raspi4_latency=[10**5000] * 64), 'an integer of 16610 bits in'),
+    'a column of ours': (content(index=[1.0] * 64), "two lists for the column 'index'"),
+    'a column twice': (content(raspi4_latency_ms=[1.0] * 64), "two lists for the column 'raspi4_latency_ms'"),
+    'lines': (content([{'arch_str': arch, 'num_classes': 'x\ny'} for arch in ARCHS]), r"of 'x\\ny' classes"),
     'negative': (content(raspi4_latency=[-1.0] * 64), 'expected positive numbers'),
     'no architecture': (content(['x'] * 64), 'config 0: not an architecture'),
     'architecture twice': (content([ARCHS[0]] * 64), 'twice'),
@@ -101,6 +106,13 @@ def test_what_is_something_else_is_refused_in_one_line(bad, message, tmp_path, m
     with pytest.raises(CondnetError, match=message) as info:
         convert_hw_nas(tmp_path / 'hw.pickle', tmp_path / 'hw.csv')
     assert '\n' not in str(info.value) and [path.name for path in tmp_path.iterdir()] == ['hw.pickle']
+
+
+def test_a_damaged_number_of_an_object_costs_no_memory(tmp_path):
+    """Python would make room for as many objects as the number says: here two gigabytes."""
+    (tmp_path / 'hw.pickle').write_bytes(b'\x80\x04]r\xff\xff\xff\x07.')
+    with pytest.raises(CondnetError, match='it numbers an object 134217727, but has 9 bytes'):
+        convert_hw_nas(tmp_path / 'hw.pickle', tmp_path / 'hw.csv')
 
 
 @pytest.mark.parametrize('text', ['{', '[' * 100_000, '{"nasbench201": 1, "nasbench201": 2}'])

@@ -92,6 +92,9 @@ def test_other_settings_are_refused_and_named(path, settings, message):
     lambda lines: [lines[0], b'\xff' + lines[1], *lines[2:]],
     lambda lines: [lines[0], b'', *lines[1:]],
     lambda lines: [*lines, lines[1]],  # twice
+    lambda lines: [*lines, b'1_0,10.0,2.0'],
+    lambda lines: [*lines, '٣,10.0,2.0'.encode()],
+    lambda lines: [*lines, b'9,nan,2.0'],
     lambda lines: lines[1:],
     lambda lines: [b'5', *lines[1:]],
     lambda lines: [b'', *lines],

@@ -8,7 +8,6 @@ package, and at last on the Hugging Face Hub. `register_tags` says which names t
 import hashlib
 import inspect
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -178,31 +177,26 @@ def _check_values(file: Path, config: dict[str, Any]) -> None:
         AttributeError, KeyError, TypeError: If what should hold the values does not.
     """
     source, args = config['pretrained_cfg'], config.get('model_args', {})
-    numbers = {where: values['num_classes'] for where, values in (('config.json', config), ('model_args', args),
-               ('pretrained_cfg', source)) if 'num_classes' in values}  # fmt: skip
-    values = {
+    size, classes = source.get('input_size', [3, 1, 1]), source['num_classes']
+    checks = {
         'architecture': isinstance(config['architecture'], str),
         'training': isinstance(config.get('training', {}), dict),
         'model_args': isinstance(args, dict),
-        'num_classes': type(source['num_classes']) is int and source['num_classes'] >= 0,
-        'input_size': _are_numbers(size := source.get('input_size', (3, 1, 1)), int) and len(size) == 3,
-        'mean': _are_numbers(source.get('mean', (0,))),
-        'std': _are_numbers(source.get('std', (1,))),
+        'num_classes': type(classes) is int and classes >= 0,
+        'input_size': _are_numbers(size, int) and len(size) == 3 and min(size) > 0,
+        'mean': _are_numbers(source.get('mean', []), int, float),
+        'std': _are_numbers(source.get('std', []), int, float),
     }
-    for name, is_right in values.items():
+    for name, is_right in checks.items():
         if not is_right:
             raise CondnetError(f'{file} is damaged: {name} is {show(source.get(name, config.get(name)))}')
-    if len(set(numbers.values())) > 1:
-        named = ', '.join(f'{show(number)} in {where}' for where, number in numbers.items())
-        raise CondnetError(f'{file} is damaged: num_classes is {named}')
+    for others in (config, args):
+        if others.get('num_classes', classes) != classes:
+            raise CondnetError(f'{file} is damaged: num_classes is {show(others["num_classes"])} and {show(classes)}')
 
 
-def _are_numbers(values: Any, kind: type = float) -> bool:
-    """Whether it is a list of finite numbers, positive ones where they are integers."""
-    return isinstance(values, list | tuple) and all(
-        type(value) is int and value > 0 if kind is int else type(value) in (int, float) and math.isfinite(value)
-        for value in values
-    )
+def _are_numbers(values: Any, *kinds: type) -> bool:
+    return isinstance(values, list) and all(type(value) in kinds and -1e9 < value < 1e9 for value in values)
 
 
 def check_folder(folder: Path, architecture: str | None = None, is_split: bool | None = None) -> dict[str, Any]:
