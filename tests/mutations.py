@@ -28,7 +28,28 @@ WORDS = (
     '~',
     '1e999',
 )
-ODD_VALUES = (None, True, False, 0, 1, -1, 3, 1.5, 1e300, 10**30, math.nan, math.inf, '', '1', '1_0', 'x', 'x\ny', '٣')
+ODD_VALUES = (
+    None,
+    None,
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    3,
+    1.5,
+    1e300,
+    10**30,
+    math.nan,
+    math.inf,
+    '',
+    '1',
+    '1_0',
+    'x',
+    'x\ny',
+    '٣',
+)
 
 
 def chance(rng: Random, probability: float) -> bool:
@@ -91,7 +112,12 @@ def _restyle(rng: Random, grid: list[list[str]]) -> None:
     def comma(value: float) -> str:
         return repr(value).replace('.', ',')
 
-    style = rng.choice((comma, comma, thousands, '{:.3f}'.format, '{:e}'.format, '{:.0f}'.format, '{:,.0f}'.format))
+    def short(value: float) -> str:
+        return f'{value:.3f}'.replace('.', ',')
+
+    style = rng.choice(
+        (comma, short, short, thousands, '{:.3f}'.format, '{:e}'.format, '{:.0f}'.format, '{:,.0f}'.format)
+    )
     row = rng.choice((None, rng.randrange(len(grid))))
     for fields in grid if row is None else [grid[row]]:
         for i, field in enumerate(fields):
@@ -105,7 +131,7 @@ def mutate_grid(rng: Random, grid: list[list[str]]) -> list[list[str]]:
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         row, other = rng.randrange(len(grid)), rng.randrange(len(grid))
         column, second = rng.randrange(len(grid[0])), rng.randrange(len(grid[0]))
-        kind = rng.randrange(12)
+        kind = rng.randrange(14)
         if kind == 0:
             grid.insert(other, list(grid[row]))
         elif kind == 1:
