@@ -3,7 +3,7 @@
 
 import sys
 
-from condnet.speed import main
+from tools.speed import main
 
 if __name__ == '__main__':
     sys.exit(main())

@@ -3,7 +3,7 @@
 
 import sys
 
-from condnet.train import main
+from condnet.cli.train import main
 
 if __name__ == '__main__':
     sys.exit(main())

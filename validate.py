@@ -3,7 +3,7 @@
 
 import sys
 
-from condnet.validate import main
+from condnet.cli.validate import main
 
 if __name__ == '__main__':
     sys.exit(main())

@@ -3,15 +3,16 @@
 Packages that bring their own search spaces are imported as well, if they say so, see `condnet.plugins`.
 """
 
-from condnet.benchmarks import BenchmarkRow, register_benchmark
-from condnet.calibration import calibrate
+from condnet.benchmarks.registry import BenchmarkRow, register_benchmark
 from condnet.choice import ChoiceBlock, split_supernet
 from condnet.errors import CondnetError
 from condnet.models import MacroNet, MacroSupernet, NB201Net, NB201Supernet, Supernet
 from condnet.models.pretrained import Tag, build_supernet, list_pretrained, register_tags
 from condnet.models.supernet import Step, checkpoint_filter_fn
 from condnet.plugins import load_entry_points
-from condnet.spaces import Arch, Cost, SearchSpace, get_space, register_space
+from condnet.ranking.calibration import calibrate
+from condnet.spaces.base import Arch, Cost, SearchSpace
+from condnet.spaces.registry import get_space, register_space
 
 __version__ = '0.1.0'
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from condnet.errors import CondnetError
-from condnet.spaces import Arch, SearchSpace
+from condnet.spaces.base import Arch, SearchSpace
 
 Copies = list[tuple[nn.Parameter, nn.Parameter]]  # (source, copy)
 

@@ -1,6 +1,5 @@
 """Packages that bring search spaces, models and benchmarks of their own: found by entry points, or by `--import`."""
 
-import argparse
 import importlib
 import sys
 import warnings
@@ -45,19 +44,3 @@ def import_modules(names: Iterable[str]) -> None:
                 raise  # a module that it imports itself
             raise CondnetError(f'--import {name}: there is no module {error.name}, neither installed nor in the '
                                'working directory') from error  # fmt: skip
-
-
-def add_import_flag(parser: argparse.ArgumentParser) -> None:
-    """Add the flag `--import` of every command."""
-    parser.add_argument('--import', metavar='MODULE', default='', help='import this module first (several: with commas '
-                        'between them); it registers search spaces, models and benchmarks of your own')  # fmt: skip
-
-
-def import_plugins(args: argparse.Namespace) -> None:
-    """Import what the flag names, and take it off the flags: it is no setting, and is not recorded.
-
-    Raises:
-        CondnetError: If there is no such module.
-    """
-    names = vars(args).pop('import')
-    import_modules(names.split(',') if names else ())

@@ -16,10 +16,10 @@ from timm.optim import create_optimizer_v2
 
 import condnet  # noqa: F401  # registers the models
 from condnet.data import CIFAR10_CLASSES
-from condnet.locks import Lock
-from condnet.spaces import get_space
-from condnet.step import TrainingStep
-from condnet.task import SupernetTask
+from condnet.spaces.registry import get_space
+from condnet.training.step import TrainingStep
+from condnet.training.task import SupernetTask
+from condnet.utils.locks import Lock
 
 MODELS = ('nb201_cond_supernet', 'macro_cond_supernet')
 FORK = multiprocessing.get_context('fork')  # processes that have everything imported already

@@ -1,6 +1,6 @@
 """Stands in for `python -m` with the commands of a study: trains and ranks nothing, in milliseconds.
 
-    python tests/fake_steps.py condnet.train -c RECIPE ...
+    python tests/fake_steps.py condnet.cli.train -c RECIPE ...
 
 It keeps to what the commands promise: checkpoints and results are there as a whole or not at all, a training goes on
 from its last checkpoint, and what comes out depends on settings and seed alone, except for seconds.
@@ -80,4 +80,4 @@ def rank(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    {'condnet.train': train, 'condnet.validate': rank}[sys.argv[1]](sys.argv[2:])
+    {'condnet.cli.train': train, 'condnet.cli.validate': rank}[sys.argv[1]](sys.argv[2:])

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import yaml
 
-import condnet.study_runner
-from condnet.studies import main as study_main
+import condnet.studies.runner
+from condnet.cli.study import main as study_main
 
 STUDY = {
     'recipe': 'nb201_glyphs',
@@ -85,7 +85,7 @@ def main() -> None:
         study.write_text(yaml.safe_dump(STUDY))
         flags = [str(study), '--jobs', '2']
         if not args.real:
-            condnet.study_runner.LAUNCH = FAKES
+            condnet.studies.runner.LAUNCH = FAKES
             flags += ['--train-flags=--pause 0.1', '--rank-flags=--pause 0.1']
         started = time.monotonic()
         if status := run([*flags, '--output', str(work / 'whole')], log):

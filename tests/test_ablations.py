@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from condnet import get_space
-from condnet.benchmarks import BenchmarkTable, load_benchmark
-from condnet.results import read_predictions, summarize_predictions
+from condnet.benchmarks.tables import BenchmarkTable, load_benchmark
+from condnet.ranking.results import read_predictions, summarize_predictions
 from tools.ablations import RESULTS, SEEDS, TABLES, VARIANTS, baselines, fill, measure, result_path, training_losses
 
 PAGE = Path(__file__).parent.parent / 'docs' / 'results.md'

@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from condnet import CondnetError, benchmarks
-from condnet.benchmarks import convert_nats, load_benchmark, main
-from condnet.metrics import ranking_metrics
-from condnet.spaces import get_space
+from condnet import CondnetError
+from condnet.benchmarks import nats, readers, registry
+from condnet.benchmarks.nats import convert_nats
+from condnet.benchmarks.tables import load_benchmark
+from condnet.cli.benchmarks import main
+from condnet.ranking.metrics import ranking_metrics
+from condnet.spaces.registry import get_space
 
 DATA = os.environ.get('CONDNET_DATA')
 needs_data = pytest.mark.skipif(not DATA, reason='set CONDNET_DATA to a directory with the published benchmark tables')
@@ -109,14 +112,14 @@ def test_tables_are_found(tmp_path, monkeypatch, folder):
 
 def test_download_is_verified_and_kept(tmp_path, monkeypatch):
     published = write_macro(tmp_path / 'published.json')
-    macro = replace(benchmarks.find_benchmark('macro', 'cifar10'), url=published.as_uri(), sha256='0' * 64)
-    monkeypatch.setitem(benchmarks._BENCHMARKS, ('macro', 'cifar10'), macro)
+    macro = replace(registry.find_benchmark('macro', 'cifar10'), url=published.as_uri(), sha256='0' * 64)
+    monkeypatch.setitem(registry._BENCHMARKS, ('macro', 'cifar10'), macro)
     with pytest.raises(ValueError, match='cannot download .*hash'):
         load_benchmark('macro', download=True)
     with pytest.raises(ValueError, match='CONDNET_DATA is not set'):
         load_benchmark('macro')  # what was refused was not kept
     macro = replace(macro, sha256=hashlib.sha256(published.read_bytes()).hexdigest())
-    monkeypatch.setitem(benchmarks._BENCHMARKS, ('macro', 'cifar10'), macro)
+    monkeypatch.setitem(registry._BENCHMARKS, ('macro', 'cifar10'), macro)
     assert len(load_benchmark('macro', download=True)) == 2
     published.unlink()
     assert len(load_benchmark('macro')) == 2
@@ -397,7 +400,7 @@ def without(dataset):
 
 BAD_RECORDS = {
     'no pickle': (b'hello', 'cannot unpickle'),
-    'bomb': (bytes(benchmarks._MAX_RECORD + 1), 'decompresses to more than'),
+    'bomb': (bytes(nats._MAX_RECORD + 1), 'decompresses to more than'),
     'another thing': ([1, 2], 'not a NATS-Bench topology record'),
     'only 12 epochs': ({'12': nats_record(3)['200']}, "not a NATS-Bench topology record: KeyError\\('200'\\)"),
     'no test accuracy': (without('cifar10'), 'not a NATS-Bench topology record'),
@@ -451,7 +454,7 @@ def test_published_nb201(monkeypatch):
 def test_published_macro(monkeypatch):
     monkeypatch.setenv('CONDNET_DATA', DATA)
     table = load_benchmark('macro')
-    assert table.indices.tolist() == list(range(6_561)) and table.sha256 == benchmarks.MACRO_SHA256
+    assert table.indices.tolist() == list(range(6_561)) and table.sha256 == readers.MACRO_SHA256
     assert table.accuracy[MACRO.index('02012100')] == pytest.approx(89.19667, abs=1e-5)
     assert {MACRO.index(arch) for arch in ('22212202', '22212220')} == set(
         np.flatnonzero(table.accuracy == table.accuracy.max())

@@ -8,7 +8,7 @@ import torch
 from conftest import MODELS, make_training, random_batch, train_step
 
 from condnet.choice import split_supernet
-from condnet.task import archs_of_step
+from condnet.training.task import archs_of_step
 
 
 @pytest.fixture(scope='module', params=MODELS)

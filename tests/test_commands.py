@@ -13,9 +13,14 @@ import torch
 from conftest import train_args
 from PIL import Image
 
-from condnet import CondnetError, minibench, results, search, train, validate
-from condnet.checkpoint import save_model
-from condnet.commands import check_folder_to_write, check_forward, run
+from condnet import CondnetError
+from condnet.checkpoints.folder import save_model
+from condnet.cli import search, train, validate
+from condnet.cli.common import run
+from condnet.models.trial import check_forward
+from condnet.searching.storage import open_storage
+from condnet.utils.files import check_folder_to_write
+from tools import minibench, readme_table
 
 
 def failing(error):
@@ -57,7 +62,7 @@ def test_anything_else_is_a_fault_of_the_program(error):
 @pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs a device that is always full')
 def test_output_that_cannot_be_written():
     """Python itself would say so at exit, in several lines."""
-    code = "from condnet.commands import run; raise SystemExit(run('x', lambda: print('result')))"
+    code = "from condnet.cli.common import run; raise SystemExit(run('x', lambda: print('result')))"
     with open('/dev/full', 'w') as full:
         done = subprocess.run([sys.executable, '-c', code], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (2, 'x: error: [Errno 28] No space left on device\n')
@@ -175,19 +180,19 @@ def test_journals_that_are_none(tmp_path):
     for storage in ('/dev/full', '/dev/zero', tmp_path, tmp_path / 'note'):
         if Path(storage).exists():
             with pytest.raises(CondnetError, match='expected a journal of Optuna|no journal of Optuna'):
-                search.open_storage(str(storage))
+                open_storage(str(storage))
     with pytest.raises(CondnetError, match='cannot open the database'):
-        search.open_storage('postgresql://user@host:port/name')
+        open_storage('postgresql://user@host:port/name')
     assert [path.name for path in tmp_path.iterdir()] == ['note']
 
 
 def test_results_that_are_none(tmp_path, refuse):
     readme = tmp_path / 'README.md'
-    readme.write_text(f'{results.TABLE_START}\nkeep\n{results.TABLE_END}')
+    readme.write_text(f'{readme_table.TABLE_START}\nkeep\n{readme_table.TABLE_END}')
     arguments = ('--readme', readme, '--results', tmp_path / 'results')
-    assert 'holds no summary' in refuse(results.main, *arguments)
+    assert 'holds no summary' in refuse(readme_table.main, *arguments)
     (tmp_path / 'results').mkdir()
     for content in (b'[]', b'\xff', json.dumps({'accuracy': {}, 'training': {}}).encode()):
         (tmp_path / 'results' / 'a.json').write_bytes(content)
-        assert 'a.json' in refuse(results.main, *arguments)
+        assert 'a.json' in refuse(readme_table.main, *arguments)
     assert 'keep' in readme.read_text()

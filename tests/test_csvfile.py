@@ -6,10 +6,10 @@ import math
 import pytest
 
 from condnet import CondnetError, get_space
-from condnet.benchmarks import load_benchmark
-from condnet.latency import read_latency_table
-from condnet.ranking import Prediction
-from condnet.results import read_predictions, read_summary, write_predictions
+from condnet.benchmarks.tables import load_benchmark
+from condnet.ranking.evaluate import Prediction
+from condnet.ranking.results import read_predictions, read_summary, write_predictions
+from condnet.searching.latency import read_latency_table
 
 NB201, CONVS = get_space('nb201'), get_space('nb201', 'only_conv')
 ROWS = [(NB201.index(arch), NB201.format(arch), 1 + i / 7) for i, arch in enumerate(CONVS)]

@@ -29,9 +29,9 @@ from condnet.data import (
     timm_images,
     withheld_indices,
 )
+from condnet.data.glyphs import render_glyphs
 from condnet.errors import CondnetError
-from condnet.glyphs import render_glyphs
-from condnet.ranking import choose_images
+from condnet.ranking.evaluate import choose_images
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 CLASSES = ('cat', 'dog', 'frog')

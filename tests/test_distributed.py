@@ -14,9 +14,9 @@ from conftest import MODELS, train_args
 from train_worker import train
 
 import condnet
-from condnet.checkpoint import LAST, read_training_checkpoint
-from condnet.distributed import Group
-from condnet.train import main
+from condnet.checkpoints.training import LAST, read_training_checkpoint
+from condnet.cli.train import main
+from condnet.utils.distributed import Group
 
 _TESTS = Path(__file__).parent
 
@@ -92,16 +92,16 @@ def test_the_command_in_two_processes_and_resumed_in_one(tiny_data, tmp_path):
     alone = train_args(tiny_data, tmp_path / 'alone', *more, '--grad-accum-steps', '2')
     assert main(alone) == 0
     both = train_args(tiny_data, tmp_path / 'both', *more)
-    ends = finish(start(['-m', 'condnet.train', *both]))
+    ends = finish(start(['-m', 'condnet.cli.train', *both]))
     assert [status for status, _ in ends] == [0, 0], ends
     assert 'epoch 3 done' in ends[0][1] and 'epoch' not in ends[1][1]  # one of them logs
     whole = read_run(tmp_path / 'alone')
     assert_close(read_run(tmp_path / 'both'), whole, 1e-4)
     resumed = train_args(tiny_data, tmp_path / 'resumed', *more)
-    ends = finish(start(['-m', 'condnet.train', *resumed, '--stop-epoch', '3']))
+    ends = finish(start(['-m', 'condnet.cli.train', *resumed, '--stop-epoch', '3']))
     assert [status for status, _ in ends] == [0, 0], ends
     more = ['--grad-accum-steps', '2', '--resume', str(tmp_path / 'resumed')]
-    ends = finish(start(['-m', 'condnet.train', *resumed, *more], size=1))
+    ends = finish(start(['-m', 'condnet.cli.train', *resumed, *more], size=1))
     assert [status for status, _ in ends] == [0], ends
     assert 'epoch 3 done' in ends[0][1] and 'epoch 2 done' not in ends[0][1]
     assert_close(read_run(tmp_path / 'resumed'), whole, 1e-4)
@@ -109,7 +109,7 @@ def test_the_command_in_two_processes_and_resumed_in_one(tiny_data, tmp_path):
 
 def test_a_lost_process_ends_the_others(tiny_data, tmp_path):
     command = train_args(tiny_data, tmp_path, '--epochs', '2000', '--eval-interval', '0', '--recovery-interval', '1')
-    processes = start(['-m', 'condnet.train', *command])
+    processes = start(['-m', 'condnet.cli.train', *command])
     try:
         while not (tmp_path / LAST).exists():
             assert processes[0].poll() is None, processes[0].communicate()
@@ -126,7 +126,7 @@ def test_a_lost_process_ends_the_others(tiny_data, tmp_path):
 
 
 def test_what_the_first_process_finds_wrong_ends_all(tiny_data, tmp_path):
-    command = ['-m', 'condnet.train', *train_args(tiny_data, tmp_path)]
+    command = ['-m', 'condnet.cli.train', *train_args(tiny_data, tmp_path)]
     ends = finish(start([*command, '--resume', str(tmp_path / 'no.tar')]))
     assert [status for status, _ in ends] == [2, 2]
     assert all('error: no checkpoint file at ' in error for _, error in ends)

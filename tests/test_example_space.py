@@ -15,18 +15,28 @@ from conftest import make_training, train_step
 from optuna.storages import InMemoryStorage
 
 import condnet
-from condnet import BenchmarkRow, CondnetError, Cost, SearchSpace, benchmarks, checkpoint, hub, spaces, train, validate
-from condnet.benchmarks import load_benchmark
+import condnet.ranking.results
+from condnet import BenchmarkRow, CondnetError, Cost, SearchSpace
+from condnet.benchmarks import registry as benchmark_registry
+from condnet.benchmarks.tables import load_benchmark
+from condnet.checkpoints.folder import save_model
+from condnet.checkpoints.loading import load_model
 from condnet.choice import split_supernet
-from condnet.counts import counts_table, describe_untrained
-from condnet.export import calibrated_subnet, export_network
+from condnet.cli import convert, hub, train, validate
+from condnet.cli.search import main as search_main
+from condnet.cli.validate import make_parser
+from condnet.models.counts import counts_table, describe_untrained
 from condnet.plugins import import_modules
-from condnet.ranking import EvaluationData, evaluate_subnet, predict
-from condnet.results import read_predictions
-from condnet.search import main as search_main
-from condnet.study import Problem, evaluated_candidates, open_storage, open_study, search
-from condnet.task import SupernetTask, archs_of_step
-from condnet.validate import draw_archs, make_parser
+from condnet.ranking.evaluate import EvaluationData, evaluate_subnet
+from condnet.ranking.results import read_predictions
+from condnet.ranking.run import draw_archs
+from condnet.ranking.tree import predict
+from condnet.searching.export import calibrated_subnet, export_network
+from condnet.searching.problem import Problem
+from condnet.searching.storage import open_storage
+from condnet.searching.study import evaluated_candidates, open_study, search
+from condnet.spaces import base
+from condnet.training.task import SupernetTask, archs_of_step
 
 REPO = Path(__file__).parents[1]
 EXAMPLE, TUTORIAL = REPO / 'examples' / 'my_space', REPO / 'docs' / 'your_own_space.md'
@@ -126,8 +136,8 @@ def test_from_python(my_space, tmp_path):
     network = export_network(calibrated_subnet(model, found[0].arch, data), tmp_path / 'net', {}, data)
     assert network['accuracy'] == found[0].prediction.accuracy and network['params'] > 0
     assert timm.create_model(f'local-dir:{tmp_path / "net"}', pretrained=True).arch == found[0].arch
-    checkpoint.save_model(model, tmp_path / 'supernet')
-    loaded = checkpoint.load_model(tmp_path / 'supernet')
+    save_model(model, tmp_path / 'supernet')
+    loaded = load_model(tmp_path / 'supernet')
     assert loaded.is_split and type(loaded) is type(model)
 
 
@@ -168,7 +178,7 @@ def test_a_table_without_costs(my_space, tmp_path):
     table.write_text('arch,accuracy\nconv3-skip-conv3-skip,50\nconv5-conv3-conv3-skip,60.5\n')
     loaded = load_benchmark('my_space', tmp_path, 'glyphs')
     assert loaded.accuracy.tolist() == [50, 60.5] and loaded.params is None and loaded.select([0]).flops is None
-    summary = condnet.results.summarize_predictions(
+    summary = condnet.ranking.results.summarize_predictions(
         [condnet.ranking.Prediction(int(index), 1.0 * i, 2.0 - i) for i, index in enumerate(loaded.indices)], loaded
     )
     assert summary['accuracy']['kendall_tau'] == 1 and 'flops' not in summary and 'params' not in summary
@@ -224,22 +234,22 @@ def test_a_huge_space_is_searched(tmp_path):
     study = open_study(problem, InMemoryStorage())
 
     def evaluate(archs):
-        return [condnet.ranking.Prediction(HUGE.index(arch), float(sum(arch)), 1.0) for arch in archs]
+        return [condnet.ranking.evaluate.Prediction(HUGE.index(arch), float(sum(arch)), 1.0) for arch in archs]
 
     search(study, problem, evaluate, 51)
     assert len(evaluated_candidates(study, problem)) == 51
     with pytest.raises(CondnetError, match='sampler grid .* not known'):
         search(study, problem, evaluate, 60, 'grid')
     predictions = evaluate(HUGE.sample_distinct(3))
-    condnet.results.write_predictions(tmp_path / 'p.csv', predictions)
+    condnet.ranking.results.write_predictions(tmp_path / 'p.csv', predictions)
     assert read_predictions(tmp_path / 'p.csv') == predictions
 
 
 @pytest.fixture
 def registry(monkeypatch):
     """What a test registers is forgotten after it."""
-    monkeypatch.setattr(spaces, '_SPACES', dict(spaces._SPACES))
-    monkeypatch.setattr(benchmarks, '_BENCHMARKS', dict(benchmarks._BENCHMARKS))
+    monkeypatch.setattr(base, '_SPACES', dict(base._SPACES))
+    monkeypatch.setattr(benchmark_registry, '_BENCHMARKS', dict(benchmark_registry._BENCHMARKS))
 
 
 SMALL = {'operations': ('a', 'b'), 'choices': (0, 1), 'predecessors': ((), (0,)), 'weighted': (0,)}
@@ -265,7 +275,7 @@ def test_registering(registry):
     for wrong in (7, lambda: 7, lambda: [7]):
         with pytest.raises(CondnetError, match='cannot register 7: expected a SearchSpace'):
             condnet.register_space(wrong)
-    assert not any(subset == 'other' for _, subset in spaces._SPACES)
+    assert not any(subset == 'other' for _, subset in base._SPACES)
     with pytest.raises(CondnetError, match='benchmark of macro on cifar10 is one of condnet'):
         condnet.register_benchmark('macro', 'cifar10', lambda *_: [BenchmarkRow(0, 1.0)])
     with pytest.raises(CondnetError, match='needs a sha256'):
@@ -302,7 +312,7 @@ def test_import_of_no_module_is_refused():
 
 
 @pytest.mark.parametrize('main, more', [
-    (train.main, []), (validate.main, ['--checkpoint', 'x']), (search_main, ['x']), (checkpoint.main, ['x', 'y']),
+    (train.main, []), (validate.main, ['--checkpoint', 'x']), (search_main, ['x']), (convert.main, ['x', 'y']),
     (hub.main, ['prepare', 'x', 'y', '--results', 'z']), (hub.main, ['publish', 'x', 'y']),
 ])  # fmt: skip
 def test_every_command_imports_first(main, more, capsys):

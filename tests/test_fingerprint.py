@@ -14,13 +14,14 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 import condnet.data.fingerprint as module
-from condnet.checkpoint import load_checkpoint, read_training_checkpoint
-from condnet.checkpoint import main as checkpoint_main
+from condnet.checkpoints.loading import load_checkpoint
+from condnet.checkpoints.training import read_training_checkpoint
+from condnet.cli.convert import main as checkpoint_main
+from condnet.cli.hub import main as hub_main
+from condnet.cli.search import main as search_main
+from condnet.cli.train import main as train_main
+from condnet.cli.validate import main
 from condnet.data import Images, fingerprint_of, load_images, match_images, withheld_indices
-from condnet.hub import main as hub_main
-from condnet.search import main as search_main
-from condnet.train import main as train_main
-from condnet.validate import main
 
 PER_CLASS, CLASSES = 20, ('cat', 'dog', 'frog')
 ENCODINGS = {

@@ -16,11 +16,11 @@ from PIL import Image
 from timm.data.readers import create_reader
 from torchvision.datasets import CIFAR10, ImageFolder
 
+from condnet.cli.train import main
 from condnet.data import choose_timm_images, create_timm_loader, load_images, timm_images
 from condnet.data.folders import find_images, natural_key
 from condnet.data.parts import ClassFolders, open_part
 from condnet.errors import CondnetError
-from condnet.train import main
 
 SIZE = (3, 4, 4)
 LOADER = {'input_size': SIZE, 'batch_size': 4, 'mean': (0.0,) * 3, 'std': (1.0,) * 3, 'train': False}

@@ -18,8 +18,10 @@ from torch import nn
 
 import condnet  # noqa: F401  # registers the models
 from condnet import CondnetError
-from condnet.checkpoint import load_checkpoint, load_model, read_training_checkpoint, save_model, sha256
-from condnet.checkpoint import main as write_folder
+from condnet.checkpoints.folder import save_model
+from condnet.checkpoints.loading import load_checkpoint, load_model, sha256
+from condnet.checkpoints.training import read_training_checkpoint
+from condnet.cli.convert import main as write_folder
 
 NET = ('nb201_net', {'arch': 6111, 'cells_per_stage': 1, 'channels': (4, 4, 4)})
 

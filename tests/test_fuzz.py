@@ -43,15 +43,17 @@ from PIL import Image
 
 import condnet  # noqa: F401  # registers the models
 from condnet import CondnetError, get_space
-from condnet.benchmarks import convert_nats, load_benchmark
-from condnet.checkpoint import load_checkpoint, save_model
-from condnet.commands import ModelKwargs
+from condnet.benchmarks.hwnas import convert_hw_nas
+from condnet.benchmarks.nats import convert_nats
+from condnet.benchmarks.tables import load_benchmark
+from condnet.checkpoints.folder import save_model
+from condnet.checkpoints.loading import load_checkpoint
+from condnet.cli.flags import ModelKwargs
+from condnet.cli.train import make_parser, parse_args
 from condnet.data import load_images
-from condnet.hwnas import convert_hw_nas
-from condnet.latency import read_latency_table
-from condnet.ranking import Prediction
-from condnet.results import Journal, read_predictions
-from condnet.train import make_parser, parse_args
+from condnet.ranking.evaluate import Prediction
+from condnet.ranking.results import Journal, read_predictions
+from condnet.searching.latency import read_latency_table
 
 SECONDS = 40  # that no input takes, on a machine that does ten other things
 NB201, CONVS, MACRO = get_space('nb201'), get_space('nb201', 'only_conv'), get_space('macro')

@@ -6,17 +6,20 @@ import time
 import pytest
 import torch
 
-from condnet import glyphs
-from condnet.benchmarks import find_benchmark, load_benchmark
-from condnet.checkpoint import load_model, read_training_checkpoint, save_model, training_of
-from condnet.data import dataset_name, withheld_indices
-from condnet.distributed import Group
-from condnet.glyphs import draw_letters, render_glyphs
-from condnet.search import main as search_main
-from condnet.spaces import get_space
-from condnet.train import create_data, open_data, parse_args
-from condnet.train import main as train_main
-from condnet.validate import main as validate_main
+from condnet.benchmarks.registry import find_benchmark
+from condnet.benchmarks.tables import load_benchmark
+from condnet.checkpoints.folder import save_model
+from condnet.checkpoints.loading import load_model, training_of
+from condnet.checkpoints.training import read_training_checkpoint
+from condnet.cli.search import main as search_main
+from condnet.cli.train import main as train_main
+from condnet.cli.train import parse_args
+from condnet.cli.validate import main as validate_main
+from condnet.data import dataset_name, glyphs, withheld_indices
+from condnet.data.glyphs import draw_letters, render_glyphs
+from condnet.spaces.registry import get_space
+from condnet.training.data import create_data, open_data
+from condnet.utils.distributed import Group
 
 FOUR_EPOCHS = [
     '--dataset', 'glyphs', '--model-kwargs', 'cells_per_stage=1', 'channels=(4,4,4)', '--epochs', '4',
@@ -107,7 +110,7 @@ def test_model_knows_its_images(checkpoint, tmp_path):
 
 def test_resumed_with_another_pillow(checkpoint, tmp_path, monkeypatch):
     before = glyphs.draw_letters()
-    monkeypatch.setattr('condnet.glyphs.draw_letters', lambda: 0.98 * before)
+    monkeypatch.setattr('condnet.data.glyphs.draw_letters', lambda: 0.98 * before)
     call = [*FOUR_EPOCHS, '--stop-epoch', '2', '--resume', str(checkpoint), '--output', str(tmp_path)]
     assert train_main(call) == 0
     assert read_training_checkpoint(tmp_path / 'last.pth.tar')['epoch'] == 1
@@ -144,10 +147,10 @@ def test_what_has_no_truth_is_not_ranked(checkpoint, tmp_path, capsys):
 
 def test_by_default_all_that_have_a_truth(checkpoint, tmp_path, monkeypatch):
     ranked = []
-    monkeypatch.setattr('condnet.validate.rank_architectures', lambda model, archs, *_: ranked.extend(archs) or [])
-    monkeypatch.setattr('condnet.validate.summarize_predictions', lambda *_: {})
-    monkeypatch.setattr('condnet.validate.write_results', lambda *_: None)
-    monkeypatch.setattr('condnet.validate.format_summary', str)
+    monkeypatch.setattr('condnet.ranking.run.rank_architectures', lambda model, archs, *_: ranked.extend(archs) or [])
+    monkeypatch.setattr('condnet.ranking.run.summarize_predictions', lambda *_: {})
+    monkeypatch.setattr('condnet.ranking.run.write_results', lambda *_: None)
+    monkeypatch.setattr('condnet.ranking.run.format_summary', str)
     assert rank(checkpoint, tmp_path) == 0
     table = load_benchmark('nb201', dataset='glyphs')
     assert [get_space('nb201').index(arch) for arch in ranked] == table.indices.tolist()
@@ -183,7 +186,7 @@ def test_latency_is_that_of_the_small_networks(checkpoint, tmp_path, monkeypatch
         sizes.append((sum(weight.numel() for weight in net.parameters()), tuple(image.shape)))
         return 0.001
 
-    monkeypatch.setattr('condnet.latency.MeasuredLatency._time', measure)
+    monkeypatch.setattr('condnet.searching.latency.MeasuredLatency._time', measure)
     call = [str(checkpoint), '--calib-batches', '1', '--eval-images', '26', '--num-evals', '1', '--sampler', 'random']
     assert search_main([*call, '--objectives', 'loss,latency', '--output', str(tmp_path)]) == 0
     index = json.loads((tmp_path / 'search.json').read_text())['winner']['index']

@@ -8,12 +8,12 @@ import torch
 from conftest import train_args, write_table
 from huggingface_hub import ModelCard
 
-from condnet.checkpoint import load_model
+from condnet.checkpoints.loading import load_model
+from condnet.cli.hub import main
+from condnet.cli.train import main as train
+from condnet.cli.validate import main as validate
 from condnet.data import load_images
-from condnet.hub import main
-from condnet.ranking import accuracy_and_loss, choose_images, evaluation_data
-from condnet.train import main as train
-from condnet.validate import main as validate
+from condnet.ranking.evaluate import accuracy_and_loss, choose_images, evaluation_data
 
 
 @pytest.fixture(scope='module')

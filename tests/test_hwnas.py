@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from condnet import CondnetError, get_space
-from condnet.benchmarks import main
-from condnet.hwnas import convert_hw_nas
-from condnet.latency import read_latency_table
+from condnet.benchmarks.hwnas import convert_hw_nas
+from condnet.cli.benchmarks import main
+from condnet.searching.latency import read_latency_table
 
 SPACE = get_space('nb201', 'only_conv')
 ARCHS = [get_space('nb201').format(arch) for arch in SPACE]
@@ -61,7 +61,7 @@ def test_command_reads_pickle_and_json_and_the_search_names_it(encoding, tmp_pat
     (tmp_path / 'hw.pickle').write_bytes(pickle.dumps(content()))
     (tmp_path / 'hw.json').write_text(json.dumps(content()), encoding=encoding)
     for name in ('hw.pickle', 'hw.json'):
-        with pytest.raises(CondnetError, match=f'python -m condnet.benchmarks {name} hw-nas-bench.csv'):
+        with pytest.raises(CondnetError, match=f'condnet-benchmarks {name} hw-nas-bench.csv'):
             read_latency_table(tmp_path / name, SPACE, 'raspi4')
         assert main([str(tmp_path / name), str(tmp_path / f'{name}.csv')]) == 0
         assert 'wrote 64 of 15625 architectures' in capsys.readouterr().out

@@ -10,7 +10,7 @@ import pytest
 from conftest import FORK, killed_at_the_end
 
 from condnet import CondnetError
-from condnet.locks import Lock
+from condnet.utils.locks import Lock
 
 
 def hold_with_child(path, held):
@@ -67,7 +67,7 @@ def test_folder_that_is_missing_is_not_made(tmp_path):
 _WITHOUT_UNIX = """
 import sys
 sys.modules |= dict.fromkeys(('fcntl', 'resource', 'pwd', 'grp', 'termios'))
-import condnet.train, condnet.validate, condnet.search, condnet.hub, condnet.minibench, condnet.speed
+from condnet.cli import benchmarks, convert, hub, search, study, train, validate
 """
 
 

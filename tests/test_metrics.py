@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from condnet.metrics import noise_ceiling, ranking_metrics, summarize
+from condnet.ranking.metrics import noise_ceiling, ranking_metrics, summarize
 
 
 def brute_force(predictions, truth, num, figure):

@@ -7,11 +7,13 @@ import pytest
 import timm
 from test_benchmarks import nb201_row, write_nb201
 
-from condnet import minibench
-from condnet.benchmarks import find_benchmark, load_benchmark
-from condnet.metrics import noise_ceiling
-from condnet.minibench import describe, main, make_table, read_rows, train_network
-from condnet.spaces import NB201_NETWORKS, get_space
+from condnet.benchmarks.registry import find_benchmark
+from condnet.benchmarks.tables import load_benchmark
+from condnet.ranking.metrics import noise_ceiling
+from condnet.spaces.nb201 import NB201_NETWORKS
+from condnet.spaces.registry import get_space
+from tools import minibench
+from tools.minibench import describe, main, make_table, read_rows, train_network
 
 SPACE, TABLE = get_space('nb201'), find_benchmark('nb201', 'glyphs').packaged
 INDICES = sorted(SPACE.index(arch) for arch in ((0, 0, 0, 1, 0, 0), (1, 0, 0, 4, 0, 2)))  # quick to train

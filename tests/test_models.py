@@ -6,9 +6,10 @@ import torch
 from conftest import MODELS, random_batch
 
 from condnet import get_space
-from condnet.checkpoint import load_model, save_model
+from condnet.checkpoints.folder import save_model
+from condnet.checkpoints.loading import load_model
 from condnet.models.supernet import state_dict_is_split
-from condnet.spaces import NB201_NETWORKS
+from condnet.spaces.nb201 import NB201_NETWORKS
 
 
 def num_params(module: torch.nn.Module) -> int:

@@ -10,9 +10,10 @@ from conftest import train_args
 from timm.optim import list_optimizers
 from timm.scheduler import create_scheduler_v2
 
-from condnet.checkpoint import read_training_checkpoint
+from condnet.checkpoints.training import read_training_checkpoint
 from condnet.choice import split_supernet
-from condnet.optimization import (
+from condnet.cli.train import main, parse_args
+from condnet.training.optimization import (
     SCHEDULES,
     check_optimizer,
     create_optimizer,
@@ -20,7 +21,6 @@ from condnet.optimization import (
     load_schedule_state,
     schedule_state,
 )
-from condnet.train import main, parse_args
 
 ARCHS = [(3, 2, 3, 2, 3, 2), (2, 3, 2, 3, 2, 3)]
 

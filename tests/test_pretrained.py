@@ -14,17 +14,18 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from condnet.hub.publish.publish import publish
 from hub_server import HubServer
 from timm.utils import ModelEmaV3
 
 import condnet
-from condnet.checkpoint import load_model, save_model
-from condnet.hub import publish
+from condnet.checkpoints.folder import save_model
+from condnet.checkpoints.loading import load_model
+from condnet.cli.search import main as search
+from condnet.cli.train import main as train
+from condnet.cli.validate import main as validate
 from condnet.models import pretrained
-from condnet.ranking import EvaluationData, accuracy_and_loss, evaluate_subnet
-from condnet.search import main as search
-from condnet.train import main as train
-from condnet.validate import main as validate
+from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, evaluate_subnet
 
 NAME = 'nb201_cond_supernet.cond_glyphs'
 UNSPLIT = 'nb201_cond_supernet.spos_glyphs'
@@ -237,7 +238,7 @@ def test_statistics_of_a_subnet_that_is_asked_for_are_warned_of(folders, name):
 
 @pytest.mark.parametrize('name', [NAME, 'local-dir:{}'])
 def test_statistics_of_a_folder_that_was_never_calibrated_are_warned_of(folders, name):
-    """As `python -m condnet.checkpoint` writes it."""
+    """As `condnet-convert` writes it."""
     save_model(timm.create_model(NAME), folders / NAME)
     model = timm.create_model(name.format(folders / NAME), pretrained=True).eval()
     assert model.active_subnet is None
@@ -397,7 +398,7 @@ def test_push_and_pull_give_the_same_predictions(folders, tmp_path):
     sha, repo = pretrained.file_sha256(folders / NAME / 'model.safetensors'), f'condnet/{NAME}'
     (folders / NAME / 'notes.txt').write_text('not to be published')
     with HubServer() as server:
-        printed = run_with_hub(server, tmp_path / 'push', '-m', 'condnet.hub', 'publish', str(folders / NAME), repo)
+        printed = run_with_hub(server, tmp_path / 'push', '-m', 'condnet.cli.hub', 'publish', str(folders / NAME), repo)
         assert printed[-1].endswith(f'/commit/{server.revision(repo)}')
         assert sorted(server.repos[repo]) == ['README.md', 'config.json', 'model.safetensors']
         wanted = (f'{NAME} {sha}', f'hf-hub:{repo} -', f'{NAME} {"f" * 64}', f'{UNSPLIT} {sha}')

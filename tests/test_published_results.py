@@ -9,12 +9,13 @@ import torch
 from huggingface_hub import ModelCard
 
 from condnet import get_space
-from condnet.benchmarks import load_benchmark
-from condnet.checkpoint import load_model, sha256
+from condnet.benchmarks.tables import load_benchmark
+from condnet.checkpoints.loading import load_model, sha256
 from condnet.data import load_images, match_images
 from condnet.models.pretrained import find_tag, read_config
-from condnet.ranking import accuracy_and_loss, evaluation_data
-from condnet.results import TABLE_END, TABLE_START, format_table, read_predictions, summarize_predictions
+from condnet.ranking.evaluate import accuracy_and_loss, evaluation_data
+from condnet.ranking.results import read_predictions, summarize_predictions
+from tools.readme_table import TABLE_END, TABLE_START, format_table
 
 ROOT = Path(__file__).parent.parent
 SUMMARIES = sorted((ROOT / 'results').glob('*.json'))

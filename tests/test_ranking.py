@@ -12,15 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import condnet
 from condnet.models.supernet import Supernet
-from condnet.ranking import (
-    EvaluationData,
-    _Activations,
-    _Kept,
-    evaluate_subnet,
-    group_by_route,
-    predict,
-    walk,
-)
+from condnet.ranking.evaluate import EvaluationData, evaluate_subnet
+from condnet.ranking.tree import _Activations, _Kept, group_by_route, predict, walk
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from condnet.train import parse_args
+from condnet.cli.train import parse_args
 
 
 def write(tmp_path, content):

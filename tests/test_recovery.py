@@ -10,25 +10,20 @@ from collections import Counter
 import pytest
 import torch
 from conftest import make_training, random_batch, train_args, train_step
-from kill_training import die_at, differences, final_state, seconds_of_children, start, wait
 
-from condnet.checkpoint import (
-    LAST,
-    PREVIOUS,
-    find_training_checkpoint,
-    load_model,
-    read_training_checkpoint,
-    save_model,
-    training_of,
-)
-from condnet.counts import choices_of, describe_untrained, untrained_choices
+from condnet.checkpoints.folder import save_model
+from condnet.checkpoints.loading import load_model, training_of
+from condnet.checkpoints.training import LAST, PREVIOUS, find_training_checkpoint, read_training_checkpoint
+from condnet.cli.train import main
+from condnet.cli.validate import main as validate
 from condnet.data import Images, InMemoryLoader
-from condnet.engine import Progress, check_losses, train_one_epoch
-from condnet.spaces import get_space
-from condnet.step import TrainingStep
-from condnet.task import archs_of_step
-from condnet.train import create_training, main
-from condnet.validate import main as validate
+from condnet.models.counts import choices_of, describe_untrained, untrained_choices
+from condnet.spaces.registry import get_space
+from condnet.training.loop import Progress, check_losses, train_one_epoch
+from condnet.training.run import create_training
+from condnet.training.step import TrainingStep
+from condnet.training.task import archs_of_step
+from tools.kill_training import die_at, differences, final_state, seconds_of_children, start, wait
 
 RECOVERY = (
     '--model-ema',
@@ -279,7 +274,7 @@ def test_training_that_another_process_has_gone_on_with_is_refused(
         (output / LAST).write_bytes(newer)
         return create_training(*args)
 
-    monkeypatch.setattr('condnet.train.create_training', create)
+    monkeypatch.setattr('condnet.training.run.create_training', create)
     assert main(train_args(tiny_data, output, *RECOVERY, '--resume', str(output))) == 2
     assert 'another training has gone on in' in capsys.readouterr().err
     assert (output / LAST).read_bytes() == newer

@@ -5,8 +5,8 @@ import resource
 
 import pytest
 
-from condnet.ranking import Prediction
-from condnet.results import Journal
+from condnet.ranking.evaluate import Prediction
+from condnet.ranking.results import Journal
 
 SETTINGS = {'model': 'm', 'seed': 0, 'training': {'epochs': 4, 'rate': 0.025}, 'channels': (8, 8)}
 PREDICTIONS = [

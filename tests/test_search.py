@@ -18,27 +18,23 @@ import optuna
 import pytest
 import timm
 import torch
-from compare_search import search_table
 from conftest import FORK, hold_lock, killed_at_the_end
 from test_validate import write_table
 
 from condnet import get_space
-from condnet.benchmarks import load_benchmark
-from condnet.checkpoint import save_model
-from condnet.export import export_onnx
-from condnet.latency import MeasuredLatency, read_latency_table
-from condnet.locks import lock_file
-from condnet.ranking import Prediction
-from condnet.search import alone_in, expected_best, main, true_result
-from condnet.study import (
-    Problem,
-    evaluated_candidates,
-    open_storage,
-    open_study,
-    pareto_front,
-    recorded_candidates,
-    search,
-)
+from condnet.benchmarks.tables import load_benchmark
+from condnet.checkpoints.folder import save_model
+from condnet.cli.search import main
+from condnet.ranking.evaluate import Prediction
+from condnet.searching.export import export_onnx
+from condnet.searching.latency import MeasuredLatency, read_latency_table
+from condnet.searching.problem import Problem
+from condnet.searching.report import expected_best, true_result
+from condnet.searching.run import alone_in
+from condnet.searching.storage import open_storage
+from condnet.searching.study import evaluated_candidates, open_study, pareto_front, recorded_candidates, search
+from condnet.utils.locks import lock_file
+from tools.compare_search import search_table
 
 MACRO = get_space('macro')
 
@@ -119,7 +115,7 @@ def test_small_sets_are_evaluated_whole():
 
 
 def test_search_ends_when_nothing_new_is_proposed(monkeypatch):
-    monkeypatch.setattr('condnet.study.PATIENCE', 2)
+    monkeypatch.setattr('condnet.searching.study.PATIENCE', 2)
     monkeypatch.setattr(MeasuredLatency, '__call__', lambda self, arch: 1.0 + (sum(arch) > 1))
     latency = MeasuredLatency(MACRO, 10, (3, 32, 32), torch.device('cpu'))
     problem, judge = Problem(MACRO, limits={'latency': 1.5}, latency=latency), Judge()
@@ -399,7 +395,7 @@ _SCORE = """
 import json, sys
 import timm, torch
 import condnet
-assert not {'optuna', 'condnet.search', 'condnet.study'} & set(sys.modules)
+assert not {'optuna', 'condnet.searching.run', 'condnet.searching.study'} & set(sys.modules)
 net = timm.create_model(f'local-dir:{sys.argv[1]}', pretrained=True).eval()
 images, targets = torch.load(sys.argv[2])
 torch.set_num_threads(1)
@@ -413,7 +409,7 @@ def test_winner_respects_the_limit_and_scores_elsewhere_what_was_predicted(
     checkpoint, tiny_data, tmp_path, monkeypatch, capsys
 ):
     data = []
-    monkeypatch.setattr('condnet.search.predict', spy_on_data(data))
+    monkeypatch.setattr('condnet.searching.run.predict', spy_on_data(data))
     table = write_table(tmp_path / 'nas-bench-201.csv', range(15625))
     assert main(arguments(checkpoint, tiny_data, tmp_path, '--benchmark', str(table))) == 0
     output = capsys.readouterr().out
@@ -440,7 +436,7 @@ def test_winner_respects_the_limit_and_scores_elsewhere_what_was_predicted(
 
 
 def spy_on_data(seen):
-    from condnet.ranking import predict
+    from condnet.ranking.tree import predict
 
     def spy(model, archs, data):
         seen.append(data)
@@ -452,7 +448,7 @@ def spy_on_data(seen):
 def test_same_command_again_evaluates_nothing_and_more_goes_on(checkpoint, tiny_data, tmp_path, monkeypatch):
     assert main(arguments(checkpoint, tiny_data, tmp_path)) == 0
     before, calls = (tmp_path / 'architectures.csv').read_bytes(), []
-    monkeypatch.setattr('condnet.search.predict', spy_on_data(calls))
+    monkeypatch.setattr('condnet.searching.run.predict', spy_on_data(calls))
     assert main(arguments(checkpoint, tiny_data, tmp_path)) == 0
     assert not calls and (tmp_path / 'architectures.csv').read_bytes() == before
     assert main(arguments(checkpoint, tiny_data, tmp_path, '--num-evals', '8', '--sampler', 'random')) == 0
@@ -464,10 +460,10 @@ def test_full_disk_while_results_are_written(checkpoint, tiny_data, tmp_path, mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr('condnet.search.write_file', no_space)
+        patch.setattr('condnet.searching.report.write_file', no_space)
         assert main(arguments(checkpoint, tiny_data, tmp_path)) == 2
     assert 'No space left' in capsys.readouterr().err
-    monkeypatch.setattr('condnet.search.predict', None)  # nothing is left to evaluate
+    monkeypatch.setattr('condnet.searching.run.predict', None)  # nothing is left to evaluate
     assert main(arguments(checkpoint, tiny_data, tmp_path)) == 0
 
 
@@ -572,7 +568,7 @@ def test_winner_as_onnx(checkpoint, tiny_data, tmp_path, monkeypatch):
         images = torch.randn(size, 3, 32, 32)
         (logits,) = session.run(None, {'images': images.numpy()})
         assert torch.allclose(torch.from_numpy(logits), net(images), atol=1e-4)
-    monkeypatch.setattr('condnet.export._ONNX_TOLERANCE', -1)
+    monkeypatch.setattr('condnet.searching.export._ONNX_TOLERANCE', -1)
     with pytest.raises(ValueError, match='differs from the original'):
         export_onnx(net, tmp_path / 'wrong.onnx', torch.randn(2, 3, 32, 32))
     assert not (tmp_path / 'wrong.onnx').exists()

@@ -19,12 +19,13 @@ import timm
 import torch
 from conftest import write_table
 
-import condnet.sharing
-import condnet.validate
-from condnet.checkpoint import save_model
-from condnet.ranking import predict
-from condnet.results import Journal
-from condnet.sharing import Team
+import condnet.cli.validate
+import condnet.ranking.run
+import condnet.ranking.workers
+from condnet.checkpoints.folder import save_model
+from condnet.ranking.results import Journal
+from condnet.ranking.tree import predict
+from condnet.ranking.workers import Team
 
 ARCHS = [*range(0, 15_625, 1960), *range(7, 15_625, 1960)]  # many of equal truth: they cover each other in the plot
 FILES = ['ranking.csv', 'ranking.json', 'ranking.png']
@@ -57,8 +58,8 @@ def reference(arguments, tmp_path_factory):
 @pytest.fixture
 def quick_loss(monkeypatch):
     """Processes that miss each other soon."""
-    monkeypatch.setattr(condnet.sharing, '_BEAT', 0.1)
-    monkeypatch.setattr(condnet.sharing, '_SILENCE', 2.5)
+    monkeypatch.setattr(condnet.ranking.workers, '_BEAT', 0.1)
+    monkeypatch.setattr(condnet.ranking.workers, '_SILENCE', 2.5)
 
 
 def start(arguments, folder, prepare=lambda: None, rank=0, port=None):
@@ -80,7 +81,7 @@ def start(arguments, folder, prepare=lambda: None, rank=0, port=None):
         if port:
             os.environ.update({name: str(value) for name, value in team.items()})
         prepare()
-        sys.exit(condnet.validate.main([*arguments, str(folder / 'ranking.csv')]))
+        sys.exit(condnet.cli.validate.main([*arguments, str(folder / 'ranking.csv')]))
 
     process = multiprocessing.get_context('fork').Process(target=child, daemon=True)
     process.start()
@@ -143,7 +144,7 @@ def noting(folder, rank=0, before=None):
             yield prediction
 
     def prepare():
-        condnet.validate.predict = condnet.sharing.predict = noting_predict
+        condnet.ranking.run.predict = condnet.ranking.workers.predict = noting_predict
 
     return prepare
 
@@ -242,7 +243,7 @@ def test_two_processes_give_the_files_of_one(arguments, reference, tmp_path, qui
     index = arguments.index('--archs') + 1
     arguments = [*arguments[:index], *map(str, reversed(ARCHS)), '--results-file']
     leader = noting(folder, 0, {0: lambda: wait_until(lambda: len(notes(folder, 1)) > 1)})
-    helper = noting(folder, 1, {1: lambda: time.sleep(condnet.sharing._SILENCE + 1)})
+    helper = noting(folder, 1, {1: lambda: time.sleep(condnet.ranking.workers._SILENCE + 1)})
     assert run_team(arguments, folder, [leader, helper]) == [0, 0]
     assert contents(folder) == reference
     assert notes(folder, 0) and len(notes(folder, 1)) > 1
@@ -280,7 +281,7 @@ def test_leader_is_killed_or_fails(arguments, reference, tmp_path, quick_loss, f
 
 @pytest.mark.parametrize('rank', [0, 1])
 def test_the_other_process_does_not_come(arguments, tmp_path, monkeypatch, rank):
-    monkeypatch.setattr(condnet.sharing, '_PATIENCE', timedelta(seconds=1))
+    monkeypatch.setattr(condnet.ranking.workers, '_PATIENCE', timedelta(seconds=1))
     assert finish(start(arguments, tmp_path / 'team', rank=rank, port=free_port()), 20) == 2
     assert 'no contact to the other processes' in last_error(tmp_path / 'team', rank)
 
@@ -288,7 +289,9 @@ def test_the_other_process_does_not_come(arguments, tmp_path, monkeypatch, rank)
 @pytest.mark.parametrize('what', ['eval_images 10', 'hardware'])
 def test_processes_that_rank_something_else_are_refused(arguments, tmp_path, monkeypatch, what):
     """With another number of threads they would compute other bits, and the file would say nothing of it."""
-    monkeypatch.setattr(condnet.sharing, '_PATIENCE', timedelta(seconds=10))  # torchrun would end the first one at once
+    monkeypatch.setattr(
+        condnet.ranking.workers, '_PATIENCE', timedelta(seconds=10)
+    )  # torchrun would end the first one at once
 
     def change():
         if what == 'hardware':

@@ -8,12 +8,12 @@ import torch
 from huggingface_hub import ModelCard
 
 import condnet
-from condnet.benchmarks import find_benchmark
-from condnet.commands import hardware_name
-from condnet.glyphs import render_glyphs
+from condnet.benchmarks.registry import find_benchmark
+from condnet.cli.validate import main
+from condnet.data.glyphs import render_glyphs
 from condnet.models.pretrained import file_sha256, find_pretrained, find_tag, read_config
-from condnet.ranking import accuracy_and_loss, evaluation_data
-from condnet.validate import main
+from condnet.ranking.evaluate import accuracy_and_loss, evaluation_data
+from condnet.utils.device import hardware_name
 
 NAMES = ('nb201_cond_supernet.cond_glyphs', 'nb201_cond_supernet.spos_glyphs')
 

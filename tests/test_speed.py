@@ -7,8 +7,8 @@ import pytest
 import timm
 import torch
 
-from condnet import speed
-from condnet.checkpoint import save_model
+from condnet.checkpoints.folder import save_model
+from tools import speed
 
 
 @pytest.fixture(scope='module')
@@ -64,7 +64,7 @@ def test_bad_numbers(tiny_data, capsys):
 
 
 def test_figures_of_training(tiny_data, tmp_path, monkeypatch):
-    monkeypatch.setattr('condnet.speed_training._MODELS', ('nb201_cond_supernet',))
+    monkeypatch.setattr('tools.speed_training._MODELS', ('nb201_cond_supernet',))
     file = tmp_path / 'training.json'
     counts = ['--steps', '2', '--batch-size', '16']
     assert speed.main(['training', '--data-dir', str(tiny_data), '--results-file', str(file), *counts]) == 0

@@ -11,13 +11,15 @@ import torch
 from conftest import SMALL, make_training, random_batch, train_args
 from torch import nn
 
-from condnet.checkpoint import LAST, read_training_checkpoint
-from condnet.counts import choices_of
+from condnet.checkpoints.training import LAST, read_training_checkpoint
+from condnet.cli.train import main
 from condnet.errors import CondnetError
-from condnet.spaces import get_space
-from condnet.step import TrainingStep, _DepthwiseInFloat32, compile_model
-from condnet.task import SupernetTask, archs_of_step
-from condnet.train import create_training, main, resume
+from condnet.models.counts import choices_of
+from condnet.spaces.registry import get_space
+from condnet.training.resume import resume
+from condnet.training.run import create_training
+from condnet.training.step import TrainingStep, _DepthwiseInFloat32, compile_model
+from condnet.training.task import SupernetTask, archs_of_step
 
 
 @pytest.mark.parametrize('space', [get_space('nb201', 'no_zero'), get_space('macro')], ids=str)

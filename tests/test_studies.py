@@ -13,15 +13,16 @@ import pytest
 import yaml
 from kill_study import STUDY, processes_of, report
 
-import condnet.commands
-import condnet.glyphs
-import condnet.study_report
-import condnet.study_runner
+import condnet.data.glyphs
+import condnet.data.sources
+import condnet.studies.report
+import condnet.studies.runner
 from condnet import CondnetError, recipes
-from condnet.studies import main, plan_steps, read_study
-from condnet.study_report import spread
-from condnet.train import main as train_main
-from condnet.validate import main as validate_main
+from condnet.cli.study import main
+from condnet.cli.train import main as train_main
+from condnet.cli.validate import main as validate_main
+from condnet.studies.plan import plan_steps, read_study
+from condnet.studies.report import spread
 
 FAKES = (sys.executable, str(Path(__file__).with_name('fake_steps.py')))
 PACKAGED = sorted(path.stem for path in (Path(recipes.__file__).parent / 'studies').glob('*.yaml'))
@@ -37,7 +38,7 @@ PAPER = {
 def study(tmp_path, monkeypatch):
     """A study of four trainings a seed, of stand-ins; in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(condnet.study_runner, 'LAUNCH', FAKES)
+    monkeypatch.setattr(condnet.studies.runner, 'LAUNCH', FAKES)
     Path('tiny.yaml').write_text(yaml.safe_dump(STUDY))
     return 'tiny.yaml'
 
@@ -161,7 +162,7 @@ def test_study_reports_what_its_rankings_say_and_does_nothing_twice(study, monke
     used = {row['arm']: row for row in rows_of('out/report/resources.csv')}
     assert list(used) == ['baseline', 'split1', 'split2'] and used['split1']['peak_memory_mb_mean'] == '101.0'
 
-    monkeypatch.setattr(condnet.study_runner, '_start', lambda *args: pytest.fail('a finished step runs again'))
+    monkeypatch.setattr(condnet.studies.runner, '_start', lambda *args: pytest.fail('a finished step runs again'))
     before = report(Path('out'))
     assert main([study, '--output', 'out']) == 0 and report(Path('out')) == before
     Path(study).write_text(yaml.safe_dump({**STUDY, 'seeds': [0, 1, 2]}))
@@ -223,13 +224,13 @@ def test_real_trainings_and_rankings_make_a_study(tmp_path, monkeypatch):
         step.log.parent.mkdir(parents=True, exist_ok=True)
         step.log.touch()
         module, *arguments = step.arguments()
-        return Ended({'condnet.train': train_main, 'condnet.validate': validate_main}[module](arguments))
+        return Ended({'condnet.cli.train': train_main, 'condnet.cli.validate': validate_main}[module](arguments))
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(condnet.study_runner, '_start', start)
-    monkeypatch.setattr(condnet.study_runner, '_POLL_SECONDS', 0)
-    monkeypatch.setattr(condnet.commands, 'render_glyphs', functools.cache(condnet.commands.render_glyphs))
-    monkeypatch.setattr(condnet.glyphs, 'IMAGES_PER_CLASS', {True: 30})
+    monkeypatch.setattr(condnet.studies.runner, '_start', start)
+    monkeypatch.setattr(condnet.studies.runner, '_POLL_SECONDS', 0)
+    monkeypatch.setattr(condnet.data.sources, 'render_glyphs', functools.cache(condnet.data.sources.render_glyphs))
+    monkeypatch.setattr(condnet.data.glyphs, 'IMAGES_PER_CLASS', {True: 30})
     train = {**STUDY['train'], 'epochs': 2, 'batch_size': 256}
     few = {'seeds': [3], 'split_epochs': [1], 'stop_epochs': [1], 'train': train}
     Path('tiny.yaml').write_text(yaml.safe_dump({**STUDY, **few}))
@@ -253,14 +254,14 @@ def test_gpu_is_shared_under_mps_where_it_is_there(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv('CUDA_MPS_PIPE_DIRECTORY', raising=False)
-    with condnet.study_runner._shared_gpu(True):
+    with condnet.studies.runner._shared_gpu(True):
         folder = os.environ['CUDA_MPS_PIPE_DIRECTORY']
         assert Path(folder).is_dir()
         seen = subprocess.run(['sh', '-c', 'echo $CUDA_MPS_PIPE_DIRECTORY'], capture_output=True, text=True).stdout
         assert seen.strip() == folder
     assert (tmp_path / 'calls').read_text() == f'-d {folder} \n {folder} quit\n'
     assert 'CUDA_MPS_PIPE_DIRECTORY' not in os.environ and not Path(folder).exists()
-    with condnet.study_runner._shared_gpu(False):
+    with condnet.studies.runner._shared_gpu(False):
         assert 'CUDA_MPS_PIPE_DIRECTORY' not in os.environ
 
 

@@ -11,10 +11,10 @@ from conftest import hold_lock, killed_at_the_end, train_args
 from PIL import Image, ImageOps
 
 from condnet import recipes
-from condnet.checkpoint import load_model, read_training_checkpoint
-from condnet.optimization import SCHEDULE_FLAGS
+from condnet.checkpoints.loading import load_model
+from condnet.checkpoints.training import SCHEDULE_FLAGS, read_training_checkpoint
+from condnet.cli.train import main, parse_args
 from condnet.recipes import find_recipe
-from condnet.train import main, parse_args
 
 
 @pytest.fixture(scope='module')

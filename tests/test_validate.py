@@ -12,23 +12,18 @@ import torch
 from conftest import train_args, write_table
 
 from condnet import get_space
-from condnet.benchmarks import load_benchmark
-from condnet.checkpoint import load_model, save_model, sha256, training_of
-from condnet.checkpoint import main as checkpoint_main
+from condnet.benchmarks.tables import load_benchmark
+from condnet.checkpoints.folder import save_model
+from condnet.checkpoints.loading import load_model, sha256, training_of
+from condnet.cli.convert import main as checkpoint_main
+from condnet.cli.train import main as train_main
+from condnet.cli.validate import main
 from condnet.data import load_images
-from condnet.ranking import Prediction, choose_images, evaluate_subnet, evaluation_data
-from condnet.results import (
-    TABLE_END,
-    TABLE_START,
-    read_predictions,
-    summarize_predictions,
-    write_predictions,
-)
-from condnet.results import (
-    main as results_main,
-)
-from condnet.train import main as train_main
-from condnet.validate import load_evaluation_images, main
+from condnet.ranking.evaluate import Prediction, choose_images, evaluate_subnet, evaluation_data
+from condnet.ranking.results import read_predictions, summarize_predictions, write_predictions
+from condnet.ranking.run import load_evaluation_images
+from tools.readme_table import TABLE_END, TABLE_START
+from tools.readme_table import main as results_main
 
 
 @pytest.fixture(scope='module')
@@ -98,10 +93,10 @@ def test_unfinished_ranking_of_more_architectures(checkpoint, tiny_data, table, 
     fewer = ['--archs', '2', '5', '3']
     call = arguments(checkpoint, tiny_data, table, tmp_path / 'continued')
     with monkeypatch.context() as patch:
-        patch.setattr('condnet.validate.write_results', no_space)
+        patch.setattr('condnet.ranking.run.write_results', no_space)
         assert main(call) == 2 and 'error: no space' in capsys.readouterr().err
     with monkeypatch.context() as patch:
-        patch.setattr('condnet.validate.predict', lambda model, archs, data: iter(archs and [None]))  # none is missing
+        patch.setattr('condnet.ranking.run.predict', lambda model, archs, data: iter(archs and [None]))
         assert main([*call, *fewer]) == 0
     assert main([*arguments(checkpoint, tiny_data, table, tmp_path / 'fresh'), *fewer]) == 0
     continued, fresh = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ('continued', 'fresh'))
@@ -277,7 +272,7 @@ def test_weights_are_what_was_read_first(checkpoint, tiny_data, table, tmp_path,
         shutil.copy(checkpoint.with_name('previous.pth.tar'), replaced)
         return load_evaluation_images(*args)
 
-    monkeypatch.setattr('condnet.validate.load_evaluation_images', load)
+    monkeypatch.setattr('condnet.ranking.run.load_evaluation_images', load)
     assert main(arguments(replaced, tiny_data, table, tmp_path)) == 0
     summary = json.loads((tmp_path / 'ranking.json').read_text())
     assert summary['checkpoint_sha256'] == sha256(checkpoint) != sha256(replaced)

@@ -17,7 +17,7 @@ os.environ.update(HF_ENDPOINT=_server.url, HF_HOME=str(_folder / 'cache'))  # re
 import timm  # noqa: E402
 
 import condnet  # noqa: E402, F401
-from condnet.checkpoint import save_model  # noqa: E402
+from condnet.checkpoints.folder import save_model  # noqa: E402
 from condnet.models import pretrained  # noqa: E402
 
 pretrained._PACKAGE = _folder / 'nothing' / 'condnet'

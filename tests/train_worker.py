@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from conftest import SMALL, make_training, random_batch
 
-from condnet.distributed import Group, join_group
-from condnet.step import TrainingStep
-from condnet.task import SupernetTask
+from condnet.training.step import TrainingStep
+from condnet.training.task import SupernetTask
+from condnet.utils.distributed import Group, join_group
 
 STEPS, SPLIT_AT, BATCH_SIZE = 12, 6, 16
 

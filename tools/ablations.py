@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from condnet.benchmarks import BenchmarkTable, load_benchmark
-from condnet.checkpoint import write_file
-from condnet.commands import run
+from condnet.benchmarks.tables import BenchmarkTable, load_benchmark
+from condnet.cli.common import run
 from condnet.errors import CondnetError
-from condnet.metrics import ranking_metrics
-from condnet.results import read_predictions
-from condnet.spaces import get_space
+from condnet.ranking.metrics import ranking_metrics
+from condnet.ranking.results import read_predictions
+from condnet.spaces.registry import get_space
+from condnet.utils.files import write_file
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / 'results'

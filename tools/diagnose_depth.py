@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from condnet.checkpoint import load_model
-from condnet.commands import run
+from condnet.checkpoints.loading import load_model
+from condnet.cli.common import run
 from condnet.data import Images, InMemoryLoader, load_images, normalize
 from condnet.models.nb201 import Cell
-from condnet.step import TrainingStep
-from condnet.task import SupernetTask
+from condnet.training.step import TrainingStep
+from condnet.training.task import SupernetTask
 
 
 def normalise_cells(model: Any) -> None:

@@ -50,7 +50,7 @@ def match_images(
 
     Args:
         images: The training set, in canonical order.
-        training: How the model was trained, see `condnet.checkpoint.training_of`.
+        training: How the model was trained, see `condnet.checkpoints.loading.training_of`.
         recorded: What `fingerprint_of` gave for its checkpoint; None if there is none.
         checkpoint: Name of the checkpoint, for errors.
         source: Name of the training set, for errors.

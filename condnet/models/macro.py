@@ -23,7 +23,9 @@ from torch.fx import symbolic_trace
 from condnet.choice import ChoiceBlock
 from condnet.models.pretrained import HUB_ORGANIZATION, Tag, build_supernet, register_tags
 from condnet.models.supernet import Step, Supernet, check_images, checkpoint_filter_fn
-from condnet.spaces import MACRO_BLOCKS, MACRO_LAYERS, Arch, get_space
+from condnet.spaces.base import Arch
+from condnet.spaces.macro import MACRO_BLOCKS, MACRO_LAYERS
+from condnet.spaces.registry import get_space
 
 __all__ = ['MacroNet', 'MacroSupernet']
 

@@ -27,7 +27,8 @@ from condnet.choice import ChoiceBlock
 from condnet.errors import CondnetError
 from condnet.models.pretrained import HUB_ORGANIZATION, Tag, build_supernet, register_tags
 from condnet.models.supernet import State, Step, Supernet, check_images, check_switch, checkpoint_filter_fn
-from condnet.spaces import Arch, get_space
+from condnet.spaces.base import Arch
+from condnet.spaces.registry import get_space
 
 __all__ = ['NB201Net', 'NB201Supernet']
 

@@ -21,8 +21,8 @@ from timm.models import build_model_with_cfg
 from torch import nn
 
 from condnet.errors import CondnetError, show
-from condnet.filetypes import SAFETENSORS, describe_file
 from condnet.models.supernet import Supernet, checkpoint_filter_fn, state_dict_is_split
+from condnet.utils.filetypes import SAFETENSORS, describe_file
 
 CHECKPOINTS_VARIABLE = 'CONDNET_CHECKPOINTS'  # environment variable: a directory to look for folders in
 WEIGHTS_NAME, CONFIG_NAME, CARD_NAME = 'model.safetensors', 'config.json', 'README.md'
@@ -113,7 +113,7 @@ def _local_folders(name: str) -> Iterator[Path]:
     parents = [Path(directory)] if directory else []
     if directory and not parents[0].is_dir():
         raise CondnetError(f'{CHECKPOINTS_VARIABLE} names {directory}, which is no directory')
-    for parent in (*parents, _PACKAGE.parent / 'checkpoints', _PACKAGE / 'checkpoints'):
+    for parent in (*parents, _PACKAGE.parent / 'checkpoints', _PACKAGE / 'models' / 'weights'):
         if (parent / name / CONFIG_NAME).is_file():
             yield parent / name
 

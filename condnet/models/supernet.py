@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from condnet.choice import ChoiceBlock, Copies
 from condnet.errors import CondnetError
-from condnet.spaces import Arch, SearchSpace
+from condnet.spaces.base import Arch, SearchSpace
 
 _WEIGHT_SET = re.compile(r'^(?P<block>.+)\.candidates\.(?P<operation>\d+)\.(?P<context>\d+)\.(?P<rest>.+)$')
 

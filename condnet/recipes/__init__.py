@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from condnet.commands import ARCHITECTURES, ModelKwargs, parse_model_argument
+from condnet.cli.flags import ModelKwargs
 from condnet.errors import CondnetError
+from condnet.models.arguments import ARCHITECTURES, parse_model_argument
 
 _FOLDER = Path(__file__).parent
 # What a training writes into its args.yaml beside the flags.

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: the state of a training, and model folders as they go to the Hub."""

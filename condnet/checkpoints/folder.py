@@ -1,0 +1,67 @@
+"""Model folders as they go to the Hub."""
+
+import copy
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from timm.models import save_for_hf
+from torch import nn
+
+from condnet.models.pretrained import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, file_sha256
+from condnet.models.supernet import Supernet
+
+
+def save_model(
+    model: nn.Module,
+    folder: str | Path,
+    training: dict[str, Any] | None = None,
+    half: bool = True,
+    fingerprint: dict[str, Any] | None = None,
+) -> None:
+    """Write a model as it goes to the Hub: `model.safetensors` and `config.json`.
+
+    BatchNorm statistics are always stored in full precision. timm and condnet load everything into fp32.
+
+    Args:
+        model: The model.
+        folder: Where to; it is created.
+        training: How the weights were trained, see `training_of`.
+        half: Whether parameters are stored in half precision.
+        fingerprint: Of the training images, see `condnet.data.fingerprint`.
+
+    Raises:
+        OSError: If it cannot be written. What was there is as it was then. (A kill between the replacement of the one
+            file and of the other leaves a pair that is refused, as the hash in `config.json` is of other weights.)
+    """
+    stored = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub
+    for parameter in stored.parameters() if half else ():
+        parameter.data = parameter.data.half()
+    stored.pretrained_cfg = {**stored.pretrained_cfg, 'tag': Path(folder).name.partition('.')[2]}  # type: ignore[assignment, dict-item]
+    if isinstance(stored, Supernet):
+        calibrated = stored.calibrated_subnet
+        active = {} if calibrated is None else {'active_subnet': stored.space.format(calibrated)}
+        model_args = {k: v for k, v in getattr(stored, '_model_args', {}).items() if k != 'active_subnet'}
+        stored._model_args = {**model_args, **active}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        try:
+            more = {'training': training or {}} | ({'data_fingerprint': fingerprint} if fingerprint else {})
+            save_for_hf(stored, temporary, more, safe_serialization=True)
+        except SafetensorError as error:  # its own even where the disk is full
+            raise OSError(f'cannot write the weights to {folder}: {error}') from error
+        weights, config = Path(temporary) / WEIGHTS_NAME, Path(temporary) / CONFIG_NAME
+        content = json.loads(config.read_text()) | {'weights_sha256': file_sha256(weights)}
+        config.write_text(json.dumps(content, indent=2) + '\n')
+        for file in (weights, config):
+            file.chmod(0o644)  # safetensors keeps its files to their owner
+            with file.open('r+b') as stream:  # Windows syncs nothing that is only read
+                os.fsync(stream.fileno())  # or a power failure could leave a renamed file without content
+        (folder / CARD_NAME).unlink(missing_ok=True)  # it describes other weights
+        for file in (weights, config):
+            os.replace(file, folder / file.name)

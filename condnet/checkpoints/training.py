@@ -1,0 +1,219 @@
+"""Checkpoints of trainings that may be continued: the files, and what is read from them."""
+
+import argparse
+import io
+import logging
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from condnet.errors import CondnetError
+from condnet.models.pretrained import CONFIG_NAME, WEIGHTS_NAME, stream_sha256
+from condnet.utils.files import write_file
+from condnet.utils.filetypes import CUT_ZIP, PICKLE, TORCH, describe_file
+
+_logger = logging.getLogger(__name__)
+
+
+SCHEDULE_FLAGS = ('decay_epochs', 'decay_milestones', 'decay_rate', 'patience_epochs')  # None unless given
+# Settings that are recorded with a model where they differ from these.
+USUAL = {
+    'sampling': 'uniform',
+    'operation_weights': None,
+    'share_momentum': False,
+    'update_unsampled': False,
+    'amp': False,
+    'amp_dtype': 'bfloat16',
+    'grad_accum_steps': 1,
+    'num_processes': 1,
+    'sync_bn': False,
+    **dict.fromkeys(SCHEDULE_FLAGS),
+}
+_DESCRIBED = (  # settings that are always recorded with a model
+    'data_name',
+    'data_sha256',
+    'epochs',
+    'seed',
+    'batch_size',
+    'opt',
+    'lr',
+    'min_lr',
+    'sched',
+    'momentum',
+    'weight_decay',
+    'split_epoch',
+)
+_EXPECTED = f'a training checkpoint of condnet, or a folder with {WEIGHTS_NAME} and {CONFIG_NAME}'
+_NUM_NAMED = 3  # objects that an error message names
+LAST, PREVIOUS = 'last.pth.tar', 'previous.pth.tar'  # the checkpoints of a training that may be continued
+
+
+def save_training_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write the last checkpoint of a training, and keep the one before it: at every moment one of them is good.
+
+    Raises:
+        OSError: If it cannot be written. The last checkpoint is as it was then.
+    """
+    buffer = io.BytesIO()  # torch hides the reason when it cannot write to a file
+    torch.save(state, buffer)
+    write_file(folder / LAST, buffer.getbuffer(), keep_as=folder / PREVIOUS)
+
+
+def training_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that a training can be continued from, newest first."""
+    return [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
+
+
+def find_training_checkpoint(path: Path, warns: bool = True) -> tuple[Path, dict[str, Any]]:
+    """Read the checkpoint at a path; in a folder, the newest one that is not damaged.
+
+    Args:
+        path: File or folder.
+        warns: Whether to say that a newer one is damaged.
+
+    Returns:
+        The file, and what it holds.
+
+    Raises:
+        CondnetError: If there is none.
+    """
+    if not path.is_dir():
+        return path, read_training_checkpoint(path)
+    errors = []
+    for file in training_checkpoints(path):
+        try:
+            checkpoint = read_training_checkpoint(file)
+        except ValueError as error:
+            errors.append(str(error))
+            continue
+        if errors and warns:
+            _logger.warning(f'{errors[0]}; going on from the one before it, {file}')
+        return file, checkpoint
+    raise CondnetError(f'no checkpoint to go on from in {path}: {"; ".join(errors) or f"there is no {LAST}"}')
+
+
+def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that `train.py` wrote. Nothing in it is executed.
+
+    Returns:
+        What was saved, and the `sha256` of the file.
+
+    Raises:
+        CondnetError: If the file is missing, damaged, or no such checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CondnetError(f'no checkpoint file at {path}')
+    kind = describe_file(path)
+    if kind not in (None, TORCH, CUT_ZIP):
+        why = ', which may hold more than tensors and is not loaded' if kind == PICKLE else ''
+        raise CondnetError(f'{path} is {kind}{why}; expected {_EXPECTED}')
+    try:
+        with path.open('rb') as file:  # once: a training that is running replaces it
+            digest = stream_sha256(file)
+            with zipfile.ZipFile(file) as archive:
+                if damaged := archive.testzip():  # torch itself ignores the checksums
+                    raise zipfile.BadZipFile(f'wrong checksum of {damaged}')
+            checkpoint = _load_tensors(file, path)
+    except (PermissionError, CondnetError):
+        raise
+    except Exception as error:  # zipfile and torch raise whatever a damaged or hostile file leads them to
+        reason = 'or no file of torch.save' if path.stat().st_size else 'as it is empty'
+        raise CondnetError(f'cannot read the checkpoint {path}: it is damaged, {reason}') from error
+    _check_content(path, checkpoint)
+    vars(checkpoint['args']).update(
+        model_kwargs=_arch_as_meant(checkpoint['args'].model, checkpoint['args'].model_kwargs)
+    )
+    return checkpoint | {'sha256': digest}
+
+
+def _load_tensors(file: BinaryIO, path: Path) -> Any:
+    file.seek(0)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        file.seek(0)
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+        if not names:
+            raise
+        more = ', ...' if len(names) > _NUM_NAMED else ''
+        raise CondnetError(
+            f'{path} holds more than tensors ({", ".join(names[:_NUM_NAMED])}{more}), such as a whole model; that is '
+            f'not loaded, as it could run code; expected {_EXPECTED}'
+        ) from error
+
+
+def _check_content(path: Path, checkpoint: Any) -> None:
+    """Refuse what torch saved and `train.py` did not.
+
+    Raises:
+        CondnetError: If it is that.
+    """
+    content = checkpoint if isinstance(checkpoint, dict) else {}
+    missing = {'epoch', 'args', 'state_dict', 'task_state', 'optimizer'} - set(content)
+    if content and all(isinstance(value, torch.Tensor) for value in content.values()):
+        parallel = ', of a model in DataParallel' if all(str(key).startswith('module.') for key in content) else ''
+        raise CondnetError(
+            f'{path} holds weights alone (a state_dict{parallel}), and does not say of which model; load them into the '
+            'model that they are of, and write it with condnet.save_model(model, FOLDER)'
+        )
+    if missing:
+        raise CondnetError(f'{path} is no training checkpoint of condnet: it lacks {", ".join(sorted(missing))}; '
+                           f'expected {_EXPECTED}')  # fmt: skip
+    args = checkpoint['args']
+    if not isinstance(args, argparse.Namespace) or not {'data_name', 'model', 'model_kwargs'} <= set(vars(args)):
+        raise CondnetError(f'{path} is no training checkpoint of condnet: its args are of another program')
+    _check_types(path, checkpoint)
+
+
+def _check_types(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Refuse a checkpoint of ours that another program has changed.
+
+    Raises:
+        CondnetError: If something in it is of another type than training writes, or missing.
+    """
+    args, state = vars(checkpoint['args']), checkpoint['task_state']
+    size, weights = args.get('input_size'), [checkpoint['state_dict'], checkpoint.get('state_dict_ema') or {}]
+    checks = {
+        'epoch': type(checkpoint['epoch']) is int,
+        'task_state': isinstance(state, dict) and type(state.get('step')) is int and 'split' in state,
+        'state_dict': all(isinstance(part, dict) and _are_tensors(part) for part in weights),
+        'model': isinstance(args['model'], str),
+        'model_kwargs': isinstance(args['model_kwargs'], dict)
+        and all(isinstance(k, str) for k in args['model_kwargs']),
+        'num_classes': type(args.get('num_classes')) is int,
+        'input_size': isinstance(size, list | tuple) and len(size) == 3 and all(type(n) is int and n > 0 for n in size),
+        **{name: name in args for name in _DESCRIBED},
+    }
+    if wrong := [name for name, is_right in checks.items() if not is_right]:
+        raise CondnetError(f'{path} is no training checkpoint of condnet, or damaged: {wrong[0]} is not what it writes')
+
+
+def _are_tensors(state_dict: dict[Any, Any]) -> bool:
+    return all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state_dict.items())
+
+
+def _arch_as_meant(model: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a model that was saved while digits of macro were read as an index, as they are to be read now."""
+    arch = kwargs.get('arch')
+    if model == 'macro_net' and isinstance(arch, str) and arch.isdecimal() and len(arch) < 8:
+        return {**kwargs, 'arch': f'index:{arch}'}
+    return kwargs
+
+
+def _describe(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    args = vars(checkpoint['args'])
+    state = checkpoint['task_state']
+    return {
+        'trained_epochs': checkpoint['epoch'] + 1,  # whole ones
+        'trained_steps': state['step'],
+        'split_epoch': args['split_epoch'] if state['split'] else None,
+        **{key: args[key] for key in _DESCRIBED if key != 'split_epoch'},
+        **({'hardware': args['hardware']} if 'hardware' in args else {}),
+        **{key: args[key] for key, value in USUAL.items() if args.get(key, value) != value},
+        **({'untrained': [list(choice) for choice in state['untrained']]} if state.get('untrained') else {}),
+    }

@@ -1,0 +1,61 @@
+"""What the commands share: errors in one line, devices, and arguments of models."""
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.utils import setup_default_logging
+
+from condnet.errors import CondnetError
+from condnet.utils.memory import keep_freed_memory
+
+
+def run(name: str, command: Callable[[], Any]) -> int:
+    """Run a command; what the user can act on ends it with one line on standard error.
+
+    That is a `CondnetError`, a file or disk that does not serve, another process that is lost, and memory that is too
+    small. Anything else is a fault of the program, and raised.
+
+    Returns:
+        The exit status: 0, or 2 after an error.
+    """
+    if not logging.getLogger().handlers:  # a caller's logging is left alone
+        setup_default_logging()
+        logging.getLogger('httpx').setLevel(logging.WARNING)  # the Hub's client reports every request
+    keep_freed_memory()
+    try:
+        command()
+        sys.stdout.flush()  # at exit it would be too late to say that it failed
+    except (CondnetError, OSError, MemoryError, RuntimeError) as error:
+        if not _is_the_users(error):
+            raise
+        print(f'{name}: error: {" ".join(str(error).splitlines())}', file=sys.stderr)
+        _drop_output()
+        return 2
+    return 0
+
+
+_OF_FILES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EPIPE, errno.EMFILE, errno.ENFILE}
+
+
+def _is_the_users(error: Exception) -> bool:
+    """Whether an error tells of the user's input, files or machine, and not of a fault of the program."""
+    if isinstance(error, OSError):
+        # An error of the system names the file, or has one of these numbers where a file is open; ours has a text only.
+        ours = type(error) in (OSError, ConnectionError) and error.errno is None
+        return ours or error.filename is not None or error.errno in _OF_FILES or isinstance(error, ConnectionError)
+    if isinstance(error, RuntimeError):  # torch has no type of its own for the memory of the CPU
+        return isinstance(error, torch.OutOfMemoryError) or 'DefaultCPUAllocator' in str(error)
+    return True
+
+
+def _drop_output() -> None:
+    """Forget output that cannot be written, which Python would try again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

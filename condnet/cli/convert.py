@@ -1,0 +1,29 @@
+"""A model folder from a training checkpoint: the `condnet-convert` command."""
+
+import argparse
+import sys
+
+from condnet.checkpoints.folder import save_model
+from condnet.checkpoints.loading import load_checkpoint
+from condnet.cli.common import run
+from condnet.cli.flags import add_import_flag, import_plugins
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the model of a training checkpoint as a folder, as it goes to the Hub (`condnet-convert`)."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument('checkpoint', help='training checkpoint')
+    parser.add_argument('folder', help='folder to write')
+    add_import_flag(parser)
+    args = parser.parse_args(argv)
+
+    def convert() -> None:
+        import_plugins(args)
+        loaded = load_checkpoint(args.checkpoint)
+        save_model(loaded.model, args.folder, loaded.training, fingerprint=loaded.fingerprint)
+
+    return run('condnet-convert', convert)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""Model folders for the Hugging Face Hub: the `condnet-hub` command."""
+
+import argparse
+import sys
+
+from condnet.cli.common import run
+from condnet.cli.flags import add_import_flag, import_plugins
+from condnet.cli.validate import add_evaluation_flags
+from condnet.hub.publish import prepare, publish
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Flags of the commands."""
+    parser = argparse.ArgumentParser('condnet-hub', description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest='command', required=True)
+    sub = commands.add_parser('prepare', help='make a folder', allow_abbrev=False)
+    sub.add_argument('checkpoint', help='training checkpoint, or model folder')
+    sub.add_argument('folder', help='folder to write, named as the model with its tag')
+    sub.add_argument('--results', required=True, help='CSV of its ranking by condnet-validate, the JSON beside it')
+    sub.add_argument('--model', help='refuse a checkpoint of another model')
+    add_evaluation_flags(sub)
+    add_import_flag(sub)
+    sub = commands.add_parser('publish', help='upload a folder; log in with `hf auth login` before', allow_abbrev=False)
+    sub.add_argument('folder', help='folder that prepare wrote')
+    sub.add_argument('repo', help='organization/name')
+    sub.add_argument('--private', action='store_true', help='of a new repository')
+    add_import_flag(sub)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prepare or publish; returns the exit status."""
+    args = make_parser().parse_args(argv)
+
+    def command() -> None:
+        import_plugins(args)
+        if args.command == 'prepare':
+            prepare(args)
+        else:
+            print(publish(args.folder, args.repo, args.private))
+
+    return run('condnet-hub', command)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Model folders with cards, and their publication on the Hugging Face Hub."""

@@ -1,0 +1,233 @@
+"""Results files: predictions as CSV, a summary as JSON, a scatter plot, and the table in the README.
+
+A CSV holds index and prediction only. The truth is joined when it is read.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from condnet.benchmarks.tables import BenchmarkTable
+from condnet.checkpoints.training import USUAL
+from condnet.errors import CondnetError
+from condnet.ranking.evaluate import Prediction
+from condnet.ranking.metrics import summarize
+from condnet.utils.csvfile import read_csv, read_text, to_float, to_int
+from condnet.utils.files import write_file
+from condnet.utils.locks import lock_open_file
+
+_FIELDS = ('index', 'accuracy', 'loss')
+
+
+def write_predictions(path: Path, predictions: list[Prediction]) -> None:
+    """Write predictions as CSV, in order of the official index. Reading gives the same numbers back."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(_FIELDS)
+    for prediction in sorted(predictions, key=lambda prediction: prediction.index):
+        writer.writerow((prediction.index, repr(prediction.accuracy), repr(prediction.loss)))
+    write_file(path, text.getvalue().encode())
+
+
+def read_predictions(path: str | Path) -> list[Prediction]:
+    """Read what `write_predictions` wrote, also after a spreadsheet saved it.
+
+    Raises:
+        CondnetError: If it is something else, or an architecture stands there twice.
+    """
+    source = Path(path)
+    text, _ = read_text(source, 'predictions (CSV)')
+    try:
+        table = read_csv(text, _FIELDS, source, is_number=lambda name: name != 'index')
+    except CondnetError as error:
+        raise CondnetError(f'{path} holds no predictions, or is damaged: {error}') from error
+    rows = []
+    for row, where in table:
+        try:
+            prediction = Prediction(to_int(row['index']), to_float(row['accuracy']), to_float(row['loss']))
+            if not math.isfinite(prediction.accuracy + prediction.loss):
+                raise CondnetError(f'accuracy {row["accuracy"]}, loss {row["loss"]}; expected finite numbers')
+            rows.append(prediction)
+        except ValueError as error:
+            raise CondnetError(f'{path} is damaged: {where}: {error}') from error
+    if len({row.index for row in rows}) != len(rows):
+        raise CondnetError(f'{path} is damaged: it predicts an architecture twice')
+    return rows
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read the summary (JSON) of a ranking.
+
+    Raises:
+        CondnetError: If it is something else.
+    """
+    try:
+        return dict(json.loads(path.read_bytes()))  # of bytes it finds the encoding
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CondnetError(f'{path} is no summary of a ranking, or damaged: {error}') from error
+
+
+class Journal:
+    """Predictions of a ranking that is not finished, on disk as they come.
+
+    The first line says what they are of, so that nothing else is continued with them. A line that an interruption cut
+    off is dropped. Reading gives the same numbers back. What was appended survives the end of the process, however
+    that comes, but not of the machine. One process at a time has the file open.
+
+    Args:
+        path: File; an existing one is continued.
+        settings: What the predictions depend on.
+
+    Raises:
+        CondnetError: If the file is of other settings, damaged, no journal, or in use by another process.
+        OSError: If it cannot be written.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path = path
+        self.predictions: list[Prediction] = []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open('a+b', buffering=0)  # a buffer would be written again, after an error, at exit
+        lock_open_file(self._file, f'{path} is in use by another process')
+        self._read(json.dumps(settings, sort_keys=True) + '\n')
+
+    def _read(self, header: str) -> None:
+        """Read the file, cut off what is not complete, and begin it with the header (one line) if nothing is."""
+        self._file.seek(0)
+        content = self._file.read()
+        complete = content[: content.rfind(b'\n') + 1]
+        if complete:
+            self._parse(complete, json.loads(header))
+        elif not header.encode().startswith(content):
+            raise CondnetError(f'{self.path} is no unfinished ranking; delete it, or choose another --results-file')
+        self._file.truncate(len(complete))
+        if not complete:
+            self._write(header)
+
+    def _parse(self, lines: bytes, settings: dict[str, Any]) -> None:
+        try:
+            header, *rows = lines.decode().splitlines()
+            before = json.loads(header)
+            if not isinstance(before, dict):
+                raise CondnetError(f'its first line is {header!r}, expected settings')
+            values = [row.split(',') for row in rows]
+            self.predictions = [Prediction(to_int(i), to_float(acc), to_float(loss)) for i, acc, loss in values]
+            if not all(math.isfinite(prediction.accuracy + prediction.loss) for prediction in self.predictions):
+                raise CondnetError('a number is not finite')
+            if len({prediction.index for prediction in self.predictions}) != len(rows):
+                raise CondnetError('it predicts an architecture twice')
+        except ValueError as error:
+            raise CondnetError(f'{self.path} is no unfinished ranking, or damaged: {error}') from error
+        for key in settings | before:
+            if before.get(key) != settings.get(key):
+                raise CondnetError(
+                    f'{self.path} holds an unfinished ranking with {_show(key)} {before.get(key)!r}, not '
+                    f'{settings.get(key)!r}; delete it, or choose another --results-file'
+                )
+
+    def append(self, prediction: Prediction) -> None:
+        """Add a prediction; the system has it when this returns.
+
+        Raises:
+            OSError: If it cannot be written. What was there is kept.
+        """
+        self._write(f'{prediction.index},{prediction.accuracy!r},{prediction.loss!r}\n')
+        self.predictions.append(prediction)
+
+    def _write(self, line: str) -> None:
+        content = line.encode()
+        try:
+            while content:  # a disk that fills up takes a part first
+                content = content[self._file.write(content) :]
+        except OSError as error:
+            raise OSError(f'cannot write {self.path}: {error.strerror}; what was computed is kept') from error
+
+    def remove(self) -> None:
+        """Delete the file, once the results are written."""
+        if os.name != 'posix':  # Windows deletes no open file
+            self._file.close()
+        self.path.unlink(missing_ok=True)
+        self._file.close()
+
+
+def _show(key: str) -> str:
+    return key if key.isidentifier() else repr(key)
+
+
+def summarize_predictions(predictions: list[Prediction], table: BenchmarkTable | None) -> dict[str, Any]:
+    """Every metric of predictions by accuracy, by negative loss, and of the trivial baselines.
+
+    Without a table, only how many there are.
+    """
+    if table is None:
+        return {'num_archs': len(predictions)}
+    predictions = sorted(predictions, key=lambda prediction: prediction.index)
+    truth = table.select([prediction.index for prediction in predictions])
+    return summarize(
+        np.array([prediction.accuracy for prediction in predictions]),
+        np.array([prediction.loss for prediction in predictions]),
+        truth.accuracy,
+        truth.params,
+        truth.flops,
+    )
+
+
+def plot_predictions(predictions: list[Prediction], table: BenchmarkTable, summary: dict[str, Any]) -> bytes:
+    """Scatter plot of prediction against truth, by accuracy and by loss, as PNG."""
+    from matplotlib.figure import Figure  # slow to import, and without pyplot no display is asked for
+
+    truth = table.select([prediction.index for prediction in predictions])
+    figure = Figure(figsize=(9, 4.2), layout='constrained')
+    axes = figure.subplots(1, 2, sharey=True)
+    series = {
+        'accuracy': ('predicted accuracy (%)', np.array([prediction.accuracy for prediction in predictions])),
+        'loss': ('predicted loss', np.array([prediction.loss for prediction in predictions])),
+    }
+    colours = {} if truth.flops is None else {'c': truth.flops / 1e6, 'cmap': 'viridis'}
+    bottom, top = _visible_range(truth.accuracy)
+    for ax, (name, (label, values)) in zip(axes, series.items(), strict=True):
+        points = ax.scatter(values, truth.accuracy, s=14, linewidths=0, **colours)
+        left, right = _visible_range(values)
+        num_outside = np.sum((truth.accuracy < bottom) | (truth.accuracy > top) | (values < left) | (values > right))
+        outside = f', {num_outside} far off not shown' if num_outside else ''
+        tau = summary[name]['kendall_tau']
+        title = (f'Kendall tau {tau:.2f}' if tau is not None else 'no Kendall tau') + outside
+        ax.set(xlabel=label, title=title, xlim=(left, right), ylim=(bottom, top))
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel('true accuracy (%)')
+    axes[1].invert_xaxis()  # better to the right, as on the left
+    if colours:
+        figure.colorbar(points, ax=axes, label='FLOPs (M)')
+    kind = 'split' if summary.get('split') else 'unsplit'
+    figure.suptitle(f'{summary.get("model", "")} {summary.get("space", "")}, {kind}, {len(predictions)} architectures')
+    stream = io.BytesIO()
+    figure.savefig(stream, format='png', dpi=110)
+    return stream.getvalue()
+
+
+def _visible_range(values: np.ndarray) -> tuple[float, float]:
+    """Axis limits that leave out what is far off, as architectures are that let nothing through."""
+    lower, upper = np.quantile(values, (0.25, 0.75))
+    far = 4 * (upper - lower) or np.inf
+    shown = values[(values >= lower - far) & (values <= upper + far)]
+    margin = 0.05 * (shown.max() - shown.min()) or 0.5
+    return float(shown.min() - margin), float(shown.max() + margin)
+
+
+def describe_training(training: dict[str, Any]) -> str:
+    """How a super-network was trained, in a few words."""
+    if not training:
+        return 'unknown'
+    split = training['split_epoch']
+    stopped = '' if training['trained_epochs'] == training['epochs'] else f'stopped at {training["trained_epochs"]}, '
+    how = f'split at {split}' if split else 'unsplit'
+    precision = f', {training.get("amp_dtype", USUAL["amp_dtype"])}' if training.get('amp') else ''
+    others = (name for name in USUAL if name in training and not name.startswith('amp'))
+    unusual = precision + ''.join(f', {name} {training[name]}' for name in others)
+    return f'{training["epochs"]} epochs, {stopped}{how}, seed {training["seed"]}{unusual}'

@@ -1,0 +1,133 @@
+"""A sub-network as a network of its own: calibrated, as a folder that timm loads, and as ONNX."""
+
+import importlib.util
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from condnet.checkpoints.folder import save_model
+from condnet.checkpoints.loading import load_model
+from condnet.errors import CondnetError
+from condnet.models import Supernet
+from condnet.ranking.calibration import calibrate, preserved_statistics
+from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, autocast
+from condnet.spaces.base import Arch, Cost
+
+_ONNX_PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
+_ONNX_TOLERANCE = 1e-4  # BatchNorm is folded into the convolutions
+
+
+def calibrated_subnet(model: Supernet, arch: 'str | int | Arch', data: EvaluationData) -> nn.Module:
+    """The stand-alone network of an architecture, with the statistics that the super-network's prediction rests on.
+
+    The super-network is left as it was.
+    """
+    active, training = model.active_subnet, model.training
+    model.set_active_subnet(arch)
+    try:
+        with preserved_statistics(model), autocast(data):
+            calibrate(model, data.calibration, momentum=data.momentum)
+            return model.eval().get_active_subnet()
+    finally:
+        model.train(training)
+        model.set_active_subnet(active)
+
+
+def export_network(net: nn.Module, folder: Path, training: dict[str, Any], data: EvaluationData) -> dict[str, Any]:
+    """Write a network so that `timm.create_model('local-dir:FOLDER', pretrained=True)` loads it, in full precision.
+
+    Args:
+        net: The network.
+        folder: Where to; it is created.
+        training: How its weights were trained, for the folder's `config.json`.
+        data: What to check it on.
+
+    Returns:
+        Of the network as it is read back: its own parameters and FLOPs, and accuracy and loss on the withheld images.
+    """
+    save_model(net, folder, training, half=False)
+    read_back = load_model(folder).to(data.images.device)
+    accuracy, loss = accuracy_and_loss(read_back, data)
+    cost = measure_cost(read_back, data.images[:1])
+    return {'folder': folder.name, 'accuracy': accuracy, 'loss': loss, 'params': cost.params, 'flops': cost.flops}
+
+
+@torch.no_grad()
+def measure_cost(net: nn.Module, image: torch.Tensor) -> Cost:
+    """Parameters of a network, and multiply-adds of its convolutions and linear layers for one image (1, C, H, W)."""
+    flops = 0
+
+    def count(layer: nn.Conv2d | nn.Linear, _: Any, output: torch.Tensor) -> None:
+        nonlocal flops
+        pixels = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
+        flops += layer.weight.numel() * pixels
+
+    layers = [layer for layer in net.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        net.eval()(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Cost(sum(parameter.numel() for parameter in net.parameters()), flops)
+
+
+def check_onnx_packages() -> None:
+    """Say what is missing before anything is computed.
+
+    Raises:
+        CondnetError: If a package that ONNX needs is not installed.
+    """
+    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise CondnetError(f"--onnx needs {', '.join(missing)}: pip install 'condnet[export]'")
+
+
+def export_onnx(net: nn.Module, path: Path, images: torch.Tensor) -> float:
+    """Write a network as ONNX, for any batch size, and check it with onnxruntime.
+
+    Args:
+        net: The network; it is moved to the CPU.
+        path: The file to write; it is complete or not there.
+        images: (N, C, H, W), N > 1, to compare on.
+
+    Returns:
+        The largest difference between the logits, relative to the largest logit.
+
+    Raises:
+        CondnetError: If the two compute different things.
+    """
+    net = net.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]  # torch's stub
+    images = images.cpu().contiguous()
+    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+        file = Path(temporary) / path.name
+        torch.onnx.export(
+            net,
+            (images,),
+            file,
+            input_names=['images'],
+            output_names=['logits'],
+            dynamic_shapes=({0: torch.export.Dim('batch')},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        difference = _onnx_difference(net, file, images)
+        if not difference <= _ONNX_TOLERANCE:
+            raise CondnetError(f'the ONNX network differs from the original by {difference:.2g}; it was not kept')
+        os.replace(file, path)
+    return difference
+
+
+@torch.no_grad()
+def _onnx_difference(net: nn.Module, file: Path, images: torch.Tensor) -> float:
+    import onnxruntime  # of the extra 'export'
+
+    session = onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider'])
+    (logits,) = session.run(None, {'images': images.numpy()})
+    expected = net(images)
+    return ((torch.from_numpy(logits) - expected).abs().max() / expected.abs().max()).item()

@@ -1,0 +1,154 @@
+"""What is searched for: objectives, limits, and candidates."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+
+from condnet.errors import CondnetError
+from condnet.ranking.evaluate import Prediction
+from condnet.searching.latency import MeasuredLatency
+from condnet.spaces.base import Arch, SearchSpace
+
+OBJECTIVES = ('accuracy', 'loss', 'params', 'flops', 'latency')
+PREDICTED = ('accuracy', 'loss')  # what only the super-network can tell
+LIMITS = ('flops', 'params', 'latency')
+Evaluate = Callable[[list[Arch]], Iterable[Prediction]]  # in any order
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched for.
+
+    Args:
+        space: Where. Its costs need to be known only if a limit or an objective asks for them.
+        objectives: Some of `OBJECTIVES`. Accuracy is to be high, everything else low.
+        limits: The most that an architecture may have of `flops`, `params` or `latency`.
+        latency: Latency of an architecture in milliseconds; None where it plays no part.
+        dataset: Data set of the benchmark whose networks' costs count.
+    """
+
+    space: SearchSpace
+    objectives: tuple[str, ...] = ('accuracy',)
+    limits: dict[str, float] = field(default_factory=dict)
+    latency: Callable[[Arch], float] | None = None
+    dataset: str = 'cifar10'
+
+    def __post_init__(self) -> None:
+        for name in self.objectives:
+            if name not in OBJECTIVES:
+                raise CondnetError(f'unknown objective {name!r}; expected some of {", ".join(OBJECTIVES)}')
+        if len(set(self.objectives)) != len(self.objectives) or not set(self.objectives) & set(PREDICTED):
+            raise CondnetError(
+                f'objectives are {",".join(self.objectives)!r}; expected accuracy or loss, each name once'
+            )
+        for name, limit in self.limits.items():
+            if not 0 < limit < math.inf:
+                raise CondnetError(f'--max-{name} is {limit}, expected more than 0, and finite')
+        for name in ('flops', 'params'):
+            if name in (*self.objectives, *self.limits) and not self.has_costs:
+                asked = f'--max-{name}' if name in self.limits else f'the objective {name}'
+                raise CondnetError(f'{asked} needs the costs of architectures of {self.space.name}, which are not '
+                                   'known: it has no cost_table')  # fmt: skip
+
+    @cached_property
+    def has_costs(self) -> bool:
+        """Whether FLOPs and parameters are known."""
+        return self.space.has_costs(self.dataset)
+
+    @property
+    def decides(self) -> str:
+        """The objective that decides which architecture wins: the first that is predicted."""
+        return next(name for name in self.objectives if name in PREDICTED)
+
+    def cost(self, arch: Arch, name: str) -> float:
+        """FLOPs, parameters or latency of the benchmark's network."""
+        if name != 'latency':
+            return getattr(self.space.cost(arch, self.dataset), name)
+        if self.latency is None:
+            raise CondnetError('the latency of architectures is unknown')
+        return self.latency(arch)
+
+    def costs(self, arch: Arch) -> dict[str, float]:
+        """Everything that is known of an architecture without its prediction."""
+        known = {'flops': self.has_costs, 'params': self.has_costs, 'latency': self.latency is not None}
+        return {name: self.cost(arch, name) for name in LIMITS if known[name]}
+
+    def violations(self, costs: dict[str, float]) -> dict[str, float]:
+        """By how much costs exceed each limit, relative to it, so that they can be added; 0 or less if they do not."""
+        return {name: costs[name] / limit - 1 for name, limit in self.limits.items()}
+
+    def respects_limits(self, arch: Arch) -> bool:
+        return all(self.cost(arch, name) <= limit for name, limit in self.limits.items())
+
+    def feasible(self) -> list[Arch] | None:
+        """All architectures within the limits; None where each latency would have to be measured to know, or where the
+        space is too large to walk through.
+
+        Raises:
+            CondnetError: If there is none.
+        """
+        if 'latency' in self.limits and isinstance(self.latency, MeasuredLatency):
+            self._check_measured_limit()
+            return None
+        if not self.space.is_enumerable:
+            return None
+        archs = [arch for arch in self.space if self.respects_limits(arch)]
+        if not archs:
+            limits = ' and '.join(f'--max-{name} {limit:g}' for name, limit in self.limits.items())
+            least = ', '.join(f'{min(self.cost(arch, name) for arch in self.space):g} {name}' for name in self.limits)
+            raise CondnetError(f'no architecture of {self.space} respects {limits}; the least is {least}')
+        return archs
+
+    def _check_measured_limit(self) -> None:
+        """Measure the smallest network before a search that nothing would come of."""
+        if not (self.has_costs and self.space.is_enumerable):
+            return  # which one that is, is not known
+        smallest = min(self.space, key=lambda arch: self.cost(arch, 'flops'))
+        if (least := self.cost(smallest, 'latency')) > self.limits['latency']:
+            raise CondnetError(f'no architecture of {self.space} respects --max-latency {self.limits["latency"]:g}; '
+                               f'that of the fewest FLOPs takes {least:.3g} ms here')  # fmt: skip
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Optuna's view of the space: a categorical parameter per decision."""
+        names = [
+            [self.space.operations[choice] for choice in self.space.choices_of(decision)]
+            for decision in range(len(self.space.predecessors))
+        ]
+        return {f'decision{i}': CategoricalDistribution(choices) for i, choices in enumerate(names)}
+
+    def params(self, arch: Arch) -> dict[str, str]:
+        """An architecture as parameters of a trial."""
+        return {f'decision{i}': self.space.operations[operation] for i, operation in enumerate(arch)}
+
+    def arch(self, params: dict[str, Any]) -> Arch:
+        """The architecture that a trial's parameters stand for."""
+        return tuple(self.space.operations.index(params[f'decision{i}']) for i in range(len(self.space.predecessors)))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture that was proposed; one that violates a limit has no prediction, as it was never evaluated."""
+
+    arch: Arch
+    costs: dict[str, float]
+    prediction: Prediction | None = None
+
+    def value(self, name: str) -> float:
+        """Its value of an objective. Without a prediction, accuracy and loss are the worst there are."""
+        if name in self.costs:
+            return self.costs[name]
+        if self.prediction is not None:
+            return getattr(self.prediction, name)
+        return -math.inf if name == 'accuracy' else math.inf
+
+    def values(self, names: Iterable[str]) -> list[float]:
+        return [self.value(name) for name in names]
+
+    def attributes(self) -> dict[str, float]:
+        """What is kept of it in a trial."""
+        predicted = {} if self.prediction is None else {name: getattr(self.prediction, name) for name in PREDICTED}
+        return {**self.costs, **predicted}

@@ -1,0 +1,66 @@
+"""The search spaces, by name."""
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from condnet.errors import CondnetError
+from condnet.spaces.base import _SPACES, SearchSpace, _show
+
+SpaceOrFactory = TypeVar('SpaceOrFactory', SearchSpace, Callable[[], SearchSpace | Iterable[SearchSpace]])
+
+
+def register_space(space: SpaceOrFactory) -> SpaceOrFactory:
+    """Make a search space known to `get_space`, and so to models, commands and results.
+
+    Args:
+        space: A space; or, as below a decorator, a function that makes it, or several: the whole space, of the subset
+            `full`, and parts of it.
+
+    Returns:
+        What was given.
+
+    Raises:
+        CondnetError: If it is no search space, or one of `condnet`'s own would be replaced.
+    """
+    made = space if isinstance(space, SearchSpace) or not callable(space) else space()
+    spaces = [made] if isinstance(made, SearchSpace) or not isinstance(made, Iterable) else list(made)
+    for new in spaces:
+        if not isinstance(new, SearchSpace):
+            raise CondnetError(f'cannot register {_show(new)}: expected a SearchSpace, or a function that makes one')
+        if new.name in _OWN and _SPACES.get((new.name, new.subset), new) != new:
+            raise CondnetError(f'the search space {new} is one of condnet; give yours another name')
+    known = _SPACES | {(new.name, new.subset): new for new in spaces}
+    for new in spaces:
+        _check_subset(new, known.get((new.name, 'full'), new))
+    for new in spaces:
+        if _SPACES.get((new.name, new.subset), new) != new:  # a cell of a notebook that is run again
+            warnings.warn(f'the search space {new} is replaced', stacklevel=2)
+        _SPACES[new.name, new.subset] = new
+    return space
+
+
+def _check_subset(space: SearchSpace, whole: SearchSpace) -> None:
+    """Refuse what is no part of the whole space: its architectures would have no index."""
+    same = ('operations', 'predecessors')
+    if any(getattr(space, name) != getattr(whole, name) for name in same) or not all(
+        set(space.choices_of(decision)) <= set(whole.choices_of(decision))
+        for decision in range(len(space.predecessors))
+    ):
+        raise CondnetError(f'{space} is no part of {whole}: expected the same decisions and operations, and no choices '
+                           'that the whole space has not')  # fmt: skip
+
+
+_OWN = ('nb201', 'macro')
+
+
+def get_space(name: str, subset: str = 'full') -> SearchSpace:
+    """Look a search space up by name and subset.
+
+    Raises:
+        CondnetError: If there is none of that name.
+    """
+    if (name, subset) not in _SPACES:
+        known = ', '.join(f'{n}/{s}' for n, s in _SPACES)
+        raise CondnetError(f'unknown search space {name}/{subset}; expected one of {known}')
+    return _SPACES[name, subset]

@@ -1,0 +1,1 @@
+"""Studies: trunks, splits from their milestones, and rankings of all."""

@@ -1,0 +1,1 @@
+"""Training of super-networks and stand-alone networks."""

@@ -1,0 +1,176 @@
+"""One epoch of training, and the check after it on a few fixed architectures."""
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from condnet.data import InMemoryLoader, TimmLoader
+from condnet.models import Supernet
+from condnet.models.counts import describe_untrained, untrained_choices
+from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, evaluate_subnet
+from condnet.spaces.base import Arch
+from condnet.training.step import TrainingStep
+from condnet.training.task import SupernetTask
+from condnet.utils.memory import peak_memory_mb
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """How far a training is.
+
+    Args:
+        epoch: The current epoch.
+        batch: How many batches of it are trained.
+        loss: Sum of the loss over the images in them.
+        images: Number of these images.
+        seconds: What they took.
+        waited: How many of these seconds went into loading and augmenting.
+        summary: Rows of `summary.csv`, one for every epoch before.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    loss: float = 0.0
+    images: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    summary: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train_one_epoch(
+    step: TrainingStep,
+    batches: InMemoryLoader | TimmLoader,
+    progress: Progress,
+    log_interval: int = 50,
+    save_interval: int = 0,
+    save: Callable[[Progress], None] = lambda progress: None,
+) -> dict[str, float]:
+    """Train on what is left of an epoch.
+
+    Args:
+        step: What is done with a batch.
+        batches: Those of the whole epoch.
+        progress: Where to start; it is kept up to date.
+        log_interval: Batches between lines of the log.
+        save_interval: Batches after which to save; 0 for never. The end of the epoch is left to the caller.
+        save: Writes a checkpoint; weights that are not finite never come to it.
+
+    Returns:
+        Of the epoch: mean loss, seconds, the share of them spent on loading and augmenting, images per second and peak
+        memory (MiB).
+
+    Raises:
+        FloatingPointError: If the loss is not finite, or the weights when they are to be saved.
+        ConnectionError: If another process is lost.
+    """
+    task, optimizer, group = step.task, step.optimizer, step.group
+    task.train()
+    num_batches = len(batches)
+    total = torch.tensor(progress.loss, device=task.device)
+    losses: list[torch.Tensor] = []  # not looked at yet
+    started = time.perf_counter() - progress.seconds
+    waiting_since = time.perf_counter()
+    shown = tqdm(batches.batches(progress.batch), f'epoch {progress.epoch}', num_batches, leave=False,
+                 initial=progress.batch, disable=not (group.is_first and sys.stderr.isatty()))  # fmt: skip
+    for input, target in shown:
+        progress.waited += time.perf_counter() - waiting_since
+        loss = step(input, target)
+        losses.append(loss)
+        num_images = len(input) * group.size
+        total += loss * num_images
+        progress.batch += 1
+        progress.images += num_images
+        is_last = progress.batch == num_batches
+        logs = is_last or (progress.batch - 1) % log_interval == 0
+        saves = not is_last and save_interval > 0 and progress.batch % save_interval == 0
+        # Reading a loss makes the CPU wait for a GPU. So there it is not done after every step, but whenever it is done
+        # anyway: no checkpoint is written, and no epoch ends, before every loss so far was looked at.
+        if task.device.type == 'cpu' or logs or saves:
+            check_losses(task, optimizer, losses, progress)
+            step.check_scale()
+            losses.clear()
+            progress.loss, progress.seconds = float(total), time.perf_counter() - started
+        if saves or is_last:
+            step.average_statistics()  # before the check, which all processes then pass, or none
+            check_weights(task, optimizer, progress)
+        if logs:
+            speed = progress.images / progress.seconds
+            where = f'epoch {progress.epoch} [{progress.batch}/{num_batches}]'
+            _logger.info(f'{where} loss {float(loss):.4f} {speed:.0f} images/s')
+        if saves:
+            save(progress)
+        waiting_since = time.perf_counter()
+    return {
+        'loss': progress.loss / progress.images,
+        'seconds': round(progress.seconds, 2),
+        'loader_share': round(progress.waited / progress.seconds, 4),
+        'images_per_second': round(progress.images / progress.seconds, 1),
+        'peak_memory_mb': round(peak_memory_mb(task.device), 1),
+    }
+
+
+def check_losses(
+    task: SupernetTask, optimizer: torch.optim.Optimizer, losses: list[torch.Tensor], progress: Progress
+) -> None:
+    """Check the losses of the last steps.
+
+    Raises:
+        FloatingPointError: If one is not finite; it says which.
+    """
+    values = torch.stack(losses).tolist()
+    for i, value in enumerate(values):
+        if not math.isfinite(value):
+            where = _describe_step(task, optimizer, progress, len(values) - 1 - i)
+            raise FloatingPointError(f'the loss is {value} at {where}; lower the learning rate')
+
+
+def check_weights(task: SupernetTask, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Check weights and statistics: a step can ruin them although its own loss, computed before, was finite.
+
+    Raises:
+        FloatingPointError: If one is not finite.
+    """
+    for name, value in task.model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            where = _describe_step(task, optimizer, progress)
+            raise FloatingPointError(f'{name} is not finite after {where}; lower the learning rate')
+
+
+def _describe_step(task: SupernetTask, optimizer: torch.optim.Optimizer, progress: Progress, back: int = 0) -> str:
+    """The last step, or one so many steps back in the same epoch."""
+    step = task.step - 1 - back
+    where = f'step {step} (epoch {progress.epoch}, batch {progress.batch - 1 - back}'
+    if isinstance(task.model, Supernet):
+        space = task.model.space
+        where += f', architecture {" ".join(map(space.format, task.archs_of(step)))}'
+    return f'{where}, learning rate {optimizer.param_groups[0]["lr"]:g})'
+
+
+def evaluate_fixed_archs(task: SupernetTask, archs: list[Arch], data: EvaluationData) -> dict[str, float]:
+    """Mean validation loss and accuracy of some architectures, recalibrated (the curves of the paper's Figure 7).
+
+    A stand-alone network is validated as it is, and no architectures are needed.
+    """
+    started = time.perf_counter()
+    if isinstance(task.model, Supernet):
+        untrained = untrained_choices(task.model, task.counts_since_split)
+        if warning := describe_untrained(task.model.space, archs, untrained):
+            _logger.warning(f'of what is validated, {warning}')
+        results = [evaluate_subnet(task.model, arch, data) for arch in archs]
+        accuracies, losses = [result.accuracy for result in results], [result.loss for result in results]
+    else:
+        accuracies, losses = ([value] for value in accuracy_and_loss(task.model, data))
+    return {
+        'loss': sum(losses) / len(losses),
+        'accuracy': sum(accuracies) / len(accuracies),
+        'seconds': round(time.perf_counter() - started, 2),
+    }

@@ -1,0 +1,1 @@
+"""Files and the machine: what has nothing to do with super-networks."""
