@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from condnet.hub.publish.publish import publish
 from hub_server import HubServer
 from timm.utils import ModelEmaV3
 
@@ -24,6 +23,7 @@ from condnet.checkpoints.loading import load_model
 from condnet.cli.search import main as search
 from condnet.cli.train import main as train
 from condnet.cli.validate import main as validate
+from condnet.hub.publish import publish
 from condnet.models import pretrained
 from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, evaluate_subnet
 

@@ -1,8 +1,9 @@
 """A ground truth of our own, small enough for a laptop: nb201 architectures, each trained alone on `glyphs`.
 
-`python -m tools.minibench --output FILE.csv` makes the packaged table (`condnet/benchmarks/data/nb201_glyphs.csv`). It goes on where it was interrupted. In the end it says how well the table agrees with itself: one training of
-each architecture with another, which is its noise ceiling (the mean of all can be predicted better than that), and with
-the table of CIFAR-10, where that is found.
+`python -m tools.minibench --output FILE.csv` makes the packaged table (`condnet/benchmarks/data/nb201_glyphs.csv`). It
+goes on where it was interrupted. In the end it says how well the table agrees with itself: one training of each
+architecture with another, which is its noise ceiling (the mean of all can be predicted better than that), and with the
+table of CIFAR-10, where that is found.
 """
 
 import argparse
