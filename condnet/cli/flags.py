@@ -1,13 +1,17 @@
 """Flags that several commands have."""
 
 import argparse
+import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, TypeVar
 
 from condnet.errors import CondnetError
 from condnet.models.arguments import parse_model_argument
 from condnet.plugins import import_modules
+from condnet.utils.settings import Kind, SettingError, kinds_of
+
+Config = TypeVar('Config')
 
 
 def add_import_flag(parser: argparse.ArgumentParser) -> None:
@@ -70,3 +74,57 @@ def check_numbers(args: argparse.Namespace, least: float, *names: str, below: fl
         if not least <= value < end:
             more = f' and less than {end:g}' if below < math.inf or value >= end else ''
             raise CondnetError(f'--{name.replace("_", "-")} is {value}, expected at least {least:g}{more}')
+
+
+def add_flags(parser: argparse.ArgumentParser, config: type, omit: Collection[str] = ()) -> None:
+    """Add a flag for each setting of a dataclass, see `condnet.utils.settings`, in groups with their headings.
+
+    Args:
+        parser: The flags of a command.
+        config: The settings.
+        omit: Names of those that get no flag.
+    """
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    kinds = kinds_of(config)
+    for field in dataclasses.fields(config):
+        if field.name in omit:
+            continue
+        heading = field.metadata.get('group', '')
+        if heading and heading not in groups:
+            groups[heading] = parser.add_argument_group(heading)
+        add_to = groups.get(heading, parser)
+        add_to.add_argument(f'--{field.name.replace("_", "-")}', **_flag(field, kinds[field.name]))
+
+
+def _flag(field: 'dataclasses.Field[Any]', kind: Kind) -> dict[str, Any]:
+    """How argparse is told of a setting."""
+    made = field.default_factory
+    default = made() if made is not dataclasses.MISSING else field.default
+    flag: dict[str, Any] = {'default': default, 'help': field.metadata.get('help')}
+    if kind.type is dict:
+        return flag | {'nargs': '*', 'action': ModelKwargs}
+    if kind.type is bool:
+        return flag | {'action': argparse.BooleanOptionalAction if default else 'store_true'}
+    if kind.length:
+        flag['nargs'] = kind.length if kind.length > 0 else '+' if default is None else '*'
+    if choices := field.metadata.get('choices'):
+        flag['choices'] = choices
+    return flag | {'type': kind.type, 'metavar': field.metadata.get('metavar')}
+
+
+def config_from(args: argparse.Namespace, config: type[Config], **settings: Any) -> Config:
+    """The settings that flags make.
+
+    Args:
+        args: What was parsed; it may hold more.
+        config: The dataclass.
+        **settings: Those that are not flags.
+
+    Raises:
+        CondnetError: If a value makes no sense; it names the flag.
+    """
+    names = [field.name for field in dataclasses.fields(config) if hasattr(args, field.name)]  # type: ignore[arg-type]
+    try:
+        return config(**{name: getattr(args, name) for name in names} | settings)
+    except SettingError as error:
+        raise CondnetError(f'--{error.name.replace("_", "-")} {error.problem}') from error
