@@ -11,7 +11,8 @@ from condnet.models.pretrained import Tag, build_supernet, list_pretrained, regi
 from condnet.models.supernet import Step, checkpoint_filter_fn
 from condnet.plugins import load_entry_points
 from condnet.ranking.calibration import calibrate
-from condnet.spaces.base import Arch, Cost, SearchSpace
+from condnet.spaces.base import Arch, SearchSpace
+from condnet.spaces.costs import Cost
 from condnet.spaces.registry import get_space, register_space
 
 __version__ = '0.1.0'

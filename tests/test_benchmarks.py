@@ -113,13 +113,13 @@ def test_tables_are_found(tmp_path, monkeypatch, folder):
 def test_download_is_verified_and_kept(tmp_path, monkeypatch):
     published = write_macro(tmp_path / 'published.json')
     macro = replace(registry.find_benchmark('macro', 'cifar10'), url=published.as_uri(), sha256='0' * 64)
-    monkeypatch.setitem(registry._BENCHMARKS, ('macro', 'cifar10'), macro)
+    monkeypatch.setitem(registry.BENCHMARKS, ('macro', 'cifar10'), macro)
     with pytest.raises(ValueError, match='cannot download .*hash'):
         load_benchmark('macro', download=True)
     with pytest.raises(ValueError, match='CONDNET_DATA is not set'):
         load_benchmark('macro')  # what was refused was not kept
     macro = replace(macro, sha256=hashlib.sha256(published.read_bytes()).hexdigest())
-    monkeypatch.setitem(registry._BENCHMARKS, ('macro', 'cifar10'), macro)
+    monkeypatch.setitem(registry.BENCHMARKS, ('macro', 'cifar10'), macro)
     assert len(load_benchmark('macro', download=True)) == 2
     published.unlink()
     assert len(load_benchmark('macro')) == 2
@@ -336,7 +336,7 @@ def test_other_published_forms_are_named_with_the_way_to_go(tmp_path):
         'NAS-Bench-201-v1_0-e61699.pth': 'torch.save in the form before torch 1.6',
     }.items():
         for error in both_ways(tmp_path / name, output):
-            assert message in error and 'convert the folder NATS-tss-v1_0-3ffb9-simple by python -m' in error
+            assert message in error and 'convert the folder NATS-tss-v1_0-3ffb9-simple by condnet-benchmarks' in error
         assert main([str(tmp_path / name), str(output)]) == 1
 
 

@@ -248,8 +248,8 @@ def test_a_huge_space_is_searched(tmp_path):
 @pytest.fixture
 def registry(monkeypatch):
     """What a test registers is forgotten after it."""
-    monkeypatch.setattr(base, '_SPACES', dict(base._SPACES))
-    monkeypatch.setattr(benchmark_registry, '_BENCHMARKS', dict(benchmark_registry._BENCHMARKS))
+    monkeypatch.setattr(base, 'SPACES', dict(base.SPACES))
+    monkeypatch.setattr(benchmark_registry, 'BENCHMARKS', dict(benchmark_registry.BENCHMARKS))
 
 
 SMALL = {'operations': ('a', 'b'), 'choices': (0, 1), 'predecessors': ((), (0,)), 'weighted': (0,)}
@@ -275,7 +275,7 @@ def test_registering(registry):
     for wrong in (7, lambda: 7, lambda: [7]):
         with pytest.raises(CondnetError, match='cannot register 7: expected a SearchSpace'):
             condnet.register_space(wrong)
-    assert not any(subset == 'other' for _, subset in base._SPACES)
+    assert not any(subset == 'other' for _, subset in base.SPACES)
     with pytest.raises(CondnetError, match='benchmark of macro on cifar10 is one of condnet'):
         condnet.register_benchmark('macro', 'cifar10', lambda *_: [BenchmarkRow(0, 1.0)])
     with pytest.raises(CondnetError, match='needs a sha256'):

@@ -335,9 +335,9 @@ def test_wrong_files_are_refused_in_one_line(folders, damage, message):
 
 def test_weights_that_do_not_exist_yet(folders, monkeypatch):
     monkeypatch.setattr(pretrained, '_PACKAGE', folders / 'package' / 'condnet')  # without what comes with the package
-    for model, tags in pretrained._TAGS.items():  # without what was published
+    for model, tags in pretrained.TAGS.items():  # without what was published
         without = {tag: pretrained.Tag(known.args) for tag, known in tags.items()}
-        monkeypatch.setitem(pretrained._TAGS, model, without)
+        monkeypatch.setitem(pretrained.TAGS, model, without)
     name = 'macro_cond_supernet.spos_cifar10'
     assert condnet.list_pretrained() == []
     with pytest.raises(ValueError, match=f'no pretrained weights of {name} exist yet.* DATA --split-epoch 0$'):
@@ -371,7 +371,7 @@ images = torch.randn(300, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 for argument in sys.argv[1:]:
     name, sha = argument.split()
     model, _, tag = name.partition('.')
-    if tags := pretrained._TAGS.get(model):
+    if tags := pretrained.TAGS.get(model):
         tags[tag] = dataclasses.replace(tags[tag], sha256=sha)
     started = time.perf_counter()
     try:

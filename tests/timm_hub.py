@@ -27,7 +27,7 @@ for _name in timm.list_pretrained('*_cond_supernet*'):
     _server.repos[f'condnet/{_name}'] = _files
     _model, _, _tag = _name.partition('.')
     _sha256 = pretrained.file_sha256(_folder / _name / pretrained.WEIGHTS_NAME)
-    pretrained._TAGS[_model][_tag] = replace(pretrained._TAGS[_model][_tag], sha256=_sha256)
+    pretrained.TAGS[_model][_tag] = replace(pretrained.TAGS[_model][_tag], sha256=_sha256)
 
 
 def pytest_sessionfinish() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from condnet.benchmarks.readers import _check_rows, _nb201_row
+from condnet.benchmarks.readers import check_rows, nb201_row
 from condnet.errors import CondnetError, show
 from condnet.spaces.base import SearchSpace
 from condnet.spaces.registry import get_space
@@ -47,22 +47,22 @@ def convert_nats(source_dir: 'str | os.PathLike[str]', output_csv: 'str | os.Pat
     source = Path(source_dir)
     if not source.exists():
         raise CondnetError(f'{source} does not exist; expected the folder NATS-tss-v1_0-3ffb9-simple')
-    _refuse_other_forms(source)
-    files = _record_files(source)
+    refuse_other_forms(source)
+    files = record_files(source)
     if not files:
         inner = next((path.parent for path in source.glob('*/[0-9]*.pickle.pbz2')), None)
         found = 'expected a folder of files like 000000.pickle.pbz2' if inner is None else f'they are in {inner}'
         raise CondnetError(f'no NATS-Bench records in {source_dir}; {found}')
     space, rows, records = get_space('nb201'), [], []
-    for file, record in _read_records(space, files):
-        rows.append(_nb201_row(space, record, str(file)))
+    for file, record in read_records(space, files):
+        rows.append(nb201_row(space, record, str(file)))
         records.append(record)
-    _check_rows(space, rows, Path(source_dir))
+    check_rows(space, rows, Path(source_dir))
     write_csv(Path(output_csv), _NB201_COLUMNS, records)
     return len(files)
 
 
-def _refuse_other_forms(source: Path) -> None:
+def refuse_other_forms(source: Path) -> None:
     """Name what NATS-Bench and NAS-Bench-201 are also published as, and what is no form of a table.
 
     Raises:
@@ -86,11 +86,11 @@ def _refuse_other_forms(source: Path) -> None:
         raise CondnetError(f'{source} is {kind}; unpack it, and if that gives NATS-Bench records, {_THE_WAY}')
 
 
-def _record_files(directory: Path) -> list[Path]:
+def record_files(directory: Path) -> list[Path]:
     return sorted(directory.glob('[0-9]*.pickle.pbz2'))
 
 
-def _read_records(space: SearchSpace, files: list[Path]) -> Iterator[tuple[Path, dict[str, str]]]:
+def read_records(space: SearchSpace, files: list[Path]) -> Iterator[tuple[Path, dict[str, str]]]:
     """Rows of the table, as text, for one record after the other."""
     for file in files:
         record = _safe_unpickle(file)

@@ -8,7 +8,8 @@ from typing import Any
 
 from condnet.benchmarks.registry import BenchmarkRow, register_benchmark
 from condnet.errors import CondnetError
-from condnet.spaces.base import Cost, SearchSpace
+from condnet.spaces.base import SearchSpace
+from condnet.spaces.costs import Cost
 from condnet.utils.csvfile import check_columns, read_csv, to_float, to_int
 
 MACRO_URL = 'https://raw.githubusercontent.com/xiusu/NAS-Bench-Macro/master/data/nas-bench-macro_cifar10.json'
@@ -16,12 +17,12 @@ MACRO_SHA256 = '686dee8363cc21cca8c1f321ad5749454f2d9b9ca5972682e137e539bc522297
 _NEEDED = ('index', 'arch_str', 'cifar10_test_acc', 'params_MB', 'flops_M')  # columns of the nb201 table that are read
 
 
-def _read_nb201(space: SearchSpace, text: str, source: Path) -> list[BenchmarkRow]:
+def read_nb201(space: SearchSpace, text: str, source: Path) -> list[BenchmarkRow]:
     table = read_csv(text, _NEEDED, source, is_number=_NEEDED[2:].__contains__)
-    return [_nb201_row(space, row, where) for row, where in table]
+    return [nb201_row(space, row, where) for row, where in table]
 
 
-def _nb201_row(space: SearchSpace, row: dict[str, str], where: str) -> BenchmarkRow:
+def nb201_row(space: SearchSpace, row: dict[str, str], where: str) -> BenchmarkRow:
     try:
         params, flops = (round(to_float(row[key]) * 1e6) for key in ('params_MB', 'flops_M'))
         return BenchmarkRow(_official_index(space, row), to_float(row['cifar10_test_acc']), params, flops)
@@ -99,7 +100,7 @@ def _whole(value: Any) -> int:
     return int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
 
 
-def _check_rows(space: SearchSpace, rows: list[BenchmarkRow], source: Path, dataset: str = 'cifar10') -> None:
+def check_rows(space: SearchSpace, rows: list[BenchmarkRow], source: Path, dataset: str = 'cifar10') -> None:
     """What holds for the tables of all spaces."""
     if not rows:
         raise CondnetError(f'{source} holds no architecture; expected a row for each')
@@ -128,7 +129,7 @@ def _check_rows(space: SearchSpace, rows: list[BenchmarkRow], source: Path, data
 register_benchmark(
     'nb201',
     'cifar10',
-    _read_nb201,
+    read_nb201,
     'nas-bench-201.csv',
     how_to_get='convert the NATS-Bench topology records (github.com/D-X-Y/NATS-Bench) with condnet-benchmarks',
 )

@@ -43,7 +43,7 @@ class Benchmark:
     how_to_get: str = ''
 
 
-_BENCHMARKS: dict[tuple[str, str], Benchmark] = {}  # by space and data set
+BENCHMARKS: dict[tuple[str, str], Benchmark] = {}  # by space and data set
 _OWN = {('nb201', 'cifar10'), ('nb201', 'glyphs'), ('macro', 'cifar10')}
 
 
@@ -81,13 +81,13 @@ def register_benchmark(
     names = (file_names,) if isinstance(file_names, str) else tuple(file_names)
     if url and not (sha256 and names):
         raise CondnetError(f'the {space} table of {url} needs a sha256 and file_names')
-    if (space, dataset) in _OWN and (space, dataset) in _BENCHMARKS:
+    if (space, dataset) in _OWN and (space, dataset) in BENCHMARKS:
         raise CondnetError(f'the benchmark of {space} on {dataset} is one of condnet')
     how_to_get = how_to_get or (f'allow the download, or get {url}' if url else 'name it with --benchmark')
     path = None if packaged is None else Path(packaged)
-    _BENCHMARKS[space, dataset] = Benchmark(space, dataset, reader, names, path, url, sha256, how_to_get)
+    BENCHMARKS[space, dataset] = Benchmark(space, dataset, reader, names, path, url, sha256, how_to_get)
 
 
 def find_benchmark(space: str, dataset: str) -> Benchmark | None:
     """What is known of the tables of a space on a data set; None if nothing is."""
-    return _BENCHMARKS.get((space, dataset))
+    return BENCHMARKS.get((space, dataset))

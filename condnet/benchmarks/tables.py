@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from condnet.benchmarks.nats import _read_records, _record_files, _refuse_other_forms
-from condnet.benchmarks.readers import _check_rows, _nb201_row, _read_nb201
-from condnet.benchmarks.registry import _BENCHMARKS, Benchmark, BenchmarkRow, find_benchmark
+from condnet.benchmarks.nats import read_records, record_files, refuse_other_forms
+from condnet.benchmarks.readers import check_rows, nb201_row, read_nb201
+from condnet.benchmarks.registry import BENCHMARKS, Benchmark, BenchmarkRow, find_benchmark
 from condnet.errors import CondnetError
 from condnet.spaces.base import SearchSpace
 from condnet.spaces.registry import get_space
@@ -103,14 +103,14 @@ def load_benchmark(
     search_space = get_space(space)
     benchmark = find_benchmark(space, dataset)
     if benchmark is None:
-        known = ', '.join(data for name, data in _BENCHMARKS if name == space) or 'one that was registered'
+        known = ', '.join(data for name, data in BENCHMARKS if name == space) or 'one that was registered'
         raise CondnetError(f'there is no {space} table of the data set {dataset!r}; expected {known}')
     source = Path(path or benchmark.packaged) if benchmark.packaged else _find_table(benchmark, path, download)
     try:
         rows, digest = _read_table(search_space, source, benchmark)
     except OSError as error:
         raise CondnetError(f'cannot read the {space} table {source}: {error.strerror}') from error
-    _check_rows(search_space, rows, source, dataset)
+    check_rows(search_space, rows, source, dataset)
     rows.sort(key=lambda row: row.index)
     indices, accuracy = np.array([row.index for row in rows]), np.array([row.accuracy for row in rows])
     columns = [row.params for row in rows], [row.flops for row in rows]
@@ -148,7 +148,7 @@ def holds_table(directory: 'str | os.PathLike[str]', space: str, dataset: str = 
 
 
 def _look_in(directory: Path, benchmark: Benchmark) -> Path | None:
-    if benchmark.reader is _read_nb201 and _record_files(directory):
+    if benchmark.reader is read_nb201 and record_files(directory):
         return directory
     candidates = [folder / name for name in benchmark.file_names for folder in (directory, directory / 'benchmarks')]
     return next((candidate for candidate in candidates if candidate.is_file()), None)
@@ -166,11 +166,11 @@ def _download(benchmark: Benchmark, target: Path) -> Path:
 
 
 def _read_table(space: SearchSpace, source: Path, benchmark: Benchmark) -> tuple[list[BenchmarkRow], str]:
-    if benchmark.reader is _read_nb201:
-        _refuse_other_forms(source)
+    if benchmark.reader is read_nb201:
+        refuse_other_forms(source)
         if source.is_dir():
-            files = _record_files(source)
-            rows = [_nb201_row(space, record, str(file)) for file, record in _read_records(space, files)]
+            files = record_files(source)
+            rows = [nb201_row(space, record, str(file)) for file, record in read_records(space, files)]
             return rows, _sha256(file.read_bytes() for file in files)
     text, data = read_text(source, f'a table of {space.name} on {benchmark.dataset}')
     try:

@@ -10,7 +10,7 @@ from condnet.cli.flags import DATASET_HELP, add_import_flag, check_numbers, impo
 from condnet.errors import CondnetError
 from condnet.ranking.evaluate import DEFAULT_MEMORY
 from condnet.ranking.run import _AMP_DTYPES, DEFAULT_NUM_ARCHS, validate
-from condnet.spaces.base import ARCH_HELP
+from condnet.spaces.notation import ARCH_HELP
 from condnet.utils.files import check_folder_to_write
 
 

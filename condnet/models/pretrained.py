@@ -44,7 +44,7 @@ class Tag:
     sha256: str | None = None
 
 
-_TAGS: dict[str, dict[str, Tag]] = {}  # by name of the model
+TAGS: dict[str, dict[str, Tag]] = {}  # by name of the model
 
 
 def register_tags(model: str, tags: Mapping[str, Tag]) -> None:
@@ -57,13 +57,13 @@ def register_tags(model: str, tags: Mapping[str, Tag]) -> None:
         model: Name of the timm model, whose entry point calls `build_supernet`.
         tags: What they stand for; the first is the default.
     """
-    _TAGS[model] = dict(tags)
+    TAGS[model] = dict(tags)
 
 
 def find_tag(name: str) -> Tag | None:
     """What is known of a model with its tag; None if there is none of that name."""
     model, _, tag = name.partition('.')
-    return _TAGS.get(model, {}).get(tag)
+    return TAGS.get(model, {}).get(tag)
 
 
 def list_pretrained() -> list[str]:
@@ -74,7 +74,7 @@ def list_pretrained() -> list[str]:
 
 def is_supernet_name(name: str) -> bool:
     """Whether it is the name of a super-network that may have pretrained weights, whatever its tag."""
-    return name.partition('.')[0] in _TAGS
+    return name.partition('.')[0] in TAGS
 
 
 def is_pretrained_name(name: str) -> bool:
@@ -266,7 +266,7 @@ def build_supernet(model_cls: type[nn.Module], variant: str, pretrained: bool, *
     config, overlay = kwargs.get('pretrained_cfg') or '', dict(kwargs.get('pretrained_cfg_overlay') or {})
     found: dict[str, Any] | None = None  # arguments of the model in the folder that the weights come from
     if isinstance(config, str) and (config or pretrained):
-        tags = _TAGS.get(variant, {})
+        tags = TAGS.get(variant, {})
         if not tags:
             raise CondnetError(f'{variant} has no pretrained weights; a folder of your own is loaded as '
                                'local-dir:FOLDER')  # fmt: skip

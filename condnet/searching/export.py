@@ -15,7 +15,8 @@ from condnet.errors import CondnetError
 from condnet.models import Supernet
 from condnet.ranking.calibration import calibrate, preserved_statistics
 from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, autocast
-from condnet.spaces.base import Arch, Cost
+from condnet.spaces.base import Arch
+from condnet.spaces.costs import Cost
 
 _ONNX_PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
 _ONNX_TOLERANCE = 1e-4  # BatchNorm is folded into the convolutions

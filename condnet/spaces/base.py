@@ -13,7 +13,6 @@ A space of your own is a `SearchSpace`, or a subclass that overrides what is to 
 
 import itertools
 import math
-import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,27 +20,12 @@ from typing import Any
 
 import torch
 
-from condnet.errors import CondnetError, show
+from condnet.errors import CondnetError
+from condnet.spaces.checks import check_definition
+from condnet.spaces.costs import Cost
+from condnet.spaces.notation import NUMBER, integer, plain, read_sequence, show_arch
 
 Arch = tuple[int, ...]
-ARCH_HELP = (  # of flags that take architectures
-    'An architecture is its official string (nb201: |op~0|+|op~0|op~1|+|op~0|op~1|op~2|, macro: eight digits), index:N '
-    '(nb201: or N alone), or a tuple of operation numbers, such as "(3, 3, 1, 3, 3, 3)". nb201: 0 none, '
-    '1 skip_connect, 2 nor_conv_1x1, 3 nor_conv_3x3, 4 avg_pool_3x3 on the edges 0->1, 0->2, 1->2, 0->3, 1->3, 2->3; '
-    'macro: 0 identity, 1 mbconv3x3_e3, 2 mbconv5x5_e6, layer by layer. NASLib numbers operations and edges otherwise: '
-    'give its architectures as strings'
-)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a stand-alone network costs: number of parameters, and FLOPs (multiply-adds) of one image."""
-
-    params: int
-    flops: int
-
-    def __add__(self, other: 'Cost') -> 'Cost':
-        return Cost(self.params + other.params, self.flops + other.flops)
 
 
 ENUMERABLE = 1 << 17  # larger spaces are never walked through as a whole, only drawn from
@@ -78,37 +62,16 @@ class SearchSpace:
         for name in ('operations', 'choices', 'predecessors', 'weighted'):  # lists are as good, but are not hashed
             values = tuple(tuple(v) if isinstance(v, (list, range)) else v for v in getattr(self, name))
             object.__setattr__(self, name, values)
-        if len({isinstance(choice, tuple) for choice in self.choices}) != 1:
-            raise CondnetError(f'{self} has the choices {self.choices}, expected numbers of operations, or a tuple of '
-                               'them for each decision')  # fmt: skip
-        for operation in self.operations:
-            if not operation.isidentifier():
-                raise CondnetError(f'{self}: the operation {operation!r} is no name of letters, digits and underscores')
-        if not self.predecessors or len(set(self.operations)) != len(self.operations):
-            raise CondnetError(f'{self}: expected at least one decision, and a name of its own for every operation')
-        if self._has_own_choices and len(self.choices) != len(self.predecessors):
-            raise CondnetError(f'{self} has choices of {len(self.choices)} decisions, and predecessors of '
-                               f'{len(self.predecessors)}')  # fmt: skip
-        known = range(len(self.operations))
-        for decision, predecessors in enumerate(self.predecessors):
-            choices = self.choices_of(decision)
-            if not choices or len(set(choices)) != len(choices) or not all(choice in known for choice in choices):
-                raise CondnetError(f'{self}: decision {decision} has the choices {choices}, expected different numbers '
-                                   f'of operations, 0..{len(self.operations) - 1}')  # fmt: skip
-            if len(set(predecessors)) != len(predecessors) or not all(0 <= p < decision for p in predecessors):
-                raise CondnetError(f'{self}: decision {decision} has the predecessors {predecessors}, expected '
-                                   'different decisions before it')  # fmt: skip
-        if not all(operation in known for operation in self.weighted):
-            raise CondnetError(f'{self}: weighted is {self.weighted}, expected numbers of operations')
+        check_definition(self)
 
     @property
-    def _has_own_choices(self) -> bool:
+    def has_own_choices(self) -> bool:
         """Whether choices are given for each decision."""
         return isinstance(self.choices[0], tuple)
 
     def choices_of(self, decision: int) -> tuple[int, ...]:
         """Numbers of the operations that a decision may pick."""
-        return self.choices[decision] if self._has_own_choices else self.choices  # type: ignore[return-value]
+        return self.choices[decision] if self.has_own_choices else self.choices  # type: ignore[return-value]
 
     @property
     def _numbers_of_choices(self) -> list[int]:
@@ -168,14 +131,14 @@ class SearchSpace:
         if isinstance(arch, str):
             parsed = self._from_text(arch.strip())
         else:
-            plain = _plain(arch)
-            if isinstance(plain, (tuple, list)):
-                parsed = self._from_sequence(plain)
-            elif (index := _integer(plain)) is not None:
+            value = plain(arch)
+            if isinstance(value, (tuple, list)):
+                parsed = read_sequence(value, self)
+            elif (index := integer(value)) is not None:
                 parsed = self.from_index(index)
             else:
                 expected = 'expected a tuple, a string or an index'
-                raise CondnetError(f'not an architecture of {self}: {_show(arch)}; {expected}')
+                raise CondnetError(f'not an architecture of {self}: {show_arch(arch)}; {expected}')
         for decision, operation in enumerate(parsed):
             if operation not in self.choices_of(decision):
                 raise CondnetError(self._why_not(parsed, decision))
@@ -185,35 +148,22 @@ class SearchSpace:
         """What to say of an architecture that picks at a decision what it may not."""
         known = ', '.join(self.operations[choice] for choice in self.choices_of(decision))
         uses = f'architecture {self.to_string(arch)!r} uses {self.operations[arch[decision]]!r}'
-        if self._has_own_choices:
+        if self.has_own_choices:
             return f'{uses} at decision {decision} of {self}; expected one of {known}'
         return f'{uses}, which is not in the subset {self.subset!r} of {self.name} ({known})'
 
     def _from_text(self, text: str) -> Arch:
-        if match := re.fullmatch(rf'index:({_NUMBER})', text):
+        if match := re.fullmatch(rf'index:({NUMBER})', text):
             return self.from_index(int(match[1]))
-        if re.fullmatch(rf'\({_NUMBER}(, *{_NUMBER})*\)', text):
-            return self._from_sequence([int(number) for number in re.findall(_NUMBER, text)])
-        if re.fullmatch(_NUMBER, text) and not self.digits_are_strings():
+        if re.fullmatch(rf'\({NUMBER}(, *{NUMBER})*\)', text):
+            return read_sequence([int(number) for number in re.findall(NUMBER, text)], self)
+        if re.fullmatch(NUMBER, text) and not self.digits_are_strings():
             return self.from_index(int(text))
         return self.from_string(text)
 
     def digits_are_strings(self) -> bool:
         """Whether official strings are digits, so that digits without `index:` are no index."""
         return False
-
-    def _from_sequence(self, arch: 'Arch | list[Any]') -> Arch:
-        if len(arch) != len(self.predecessors):
-            raise CondnetError(f'{self} has {len(self.predecessors)} decisions, got {len(arch)}: {_show(arch)}')
-        operations = []
-        for given in arch:
-            operation = _integer(_plain(given))
-            if operation is None or not 0 <= operation < len(self.operations):
-                raise CondnetError(
-                    f'operation {_show(given)} in {_show(arch)}: expected an integer, 0..{len(self.operations) - 1}'
-                )
-            operations.append(operation)
-        return tuple(operations)
 
     def from_index(self, index: int) -> Arch:
         """The architecture of an official index; `parse` checks then that it is in this subset.
@@ -223,7 +173,7 @@ class SearchSpace:
         """
         whole = self._whole()
         if not 0 <= index < whole.size:
-            raise CondnetError(f'{self.name} has architectures 0..{_show(whole.size - 1)}, got {_show(index)}')
+            raise CondnetError(f'{self.name} has architectures 0..{show_arch(whole.size - 1)}, got {show_arch(index)}')
         return whole._at(index)
 
     def index(self, arch: Any) -> int:
@@ -236,7 +186,7 @@ class SearchSpace:
 
     def _whole(self) -> 'SearchSpace':
         """The whole space, if it is registered."""
-        return self if self.subset == 'full' else _SPACES.get((self.name, 'full'), self)
+        return self if self.subset == 'full' else SPACES.get((self.name, 'full'), self)
 
     def from_string(self, text: str) -> Arch:
         """Read an official string: by default the names of the operations with `-` between them.
@@ -247,11 +197,11 @@ class SearchSpace:
         names = text.split('-')
         if len(names) != len(self.predecessors):
             expected = f'expected {len(self.predecessors)} operations with - between them, an index or a tuple'
-            raise CondnetError(f'not an architecture string of {self.name}: {_show(text)}; {expected}')
+            raise CondnetError(f'not an architecture string of {self.name}: {show_arch(text)}; {expected}')
         for name in names:
             if name not in self.operations:
                 known = ', '.join(self.operations)
-                raise CondnetError(f'unknown operation {_show(name)} in {_show(text)}; expected one of {known}')
+                raise CondnetError(f'unknown operation {show_arch(name)} in {show_arch(text)}; expected one of {known}')
         return tuple(map(self.operations.index, names))
 
     def to_string(self, arch: Arch) -> str:
@@ -293,7 +243,7 @@ class SearchSpace:
                 `check_operation_weights`; None draws uniformly.
         """
         decisions = range(len(self.predecessors))
-        if self._has_own_choices:
+        if self.has_own_choices:
             return tuple(self._draw(self.choices_of(decision), 1, generator, operation_weights)[0]
                          for decision in decisions)  # fmt: skip
         return tuple(self._draw(self.choices_of(0), len(decisions), generator, operation_weights))
@@ -391,30 +341,4 @@ class SearchSpace:
         return itertools.product(*map(self.choices_of, self.predecessors[decision]))
 
 
-_NUMBER = '(?:0|[1-9][0-9]{0,998})'  # `\d` would take the digits of all scripts
-
-
-def _plain(value: Any) -> Any:
-    """Arrays and tensors as Python's own lists and numbers; anything else as it is."""
-    return value.tolist() if hasattr(value, 'tolist') else value
-
-
-def _integer(value: Any) -> int | None:
-    """An integer of whatever type; None for what is none, booleans included."""
-    try:
-        return None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        return None
-
-
-def _show(value: Any) -> str:
-    return show(_plain(value))
-
-
-def conv_cost(in_chs: int, out_chs: int, kernel: int, size: int, groups: int = 1, affine: bool = True) -> Cost:
-    """Cost of a convolution without bias, with its BatchNorm, whose output is `size` x `size` pixels."""
-    weights = kernel * kernel * (in_chs // groups) * out_chs
-    return Cost(weights + 2 * out_chs * affine, weights * size * size)
-
-
-_SPACES: dict[tuple[str, str], SearchSpace] = {}  # by name and subset
+SPACES: dict[tuple[str, str], SearchSpace] = {}  # by name and subset

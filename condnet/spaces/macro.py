@@ -8,7 +8,9 @@ import re
 from dataclasses import dataclass
 
 from condnet.errors import CondnetError
-from condnet.spaces.base import _NUMBER, Arch, Cost, SearchSpace, _show, conv_cost
+from condnet.spaces.base import Arch, SearchSpace
+from condnet.spaces.costs import Cost, conv_cost
+from condnet.spaces.notation import NUMBER, show_arch
 from condnet.spaces.registry import register_space
 
 
@@ -22,9 +24,9 @@ class MacroSpace(SearchSpace):
     def from_string(self, text: str) -> Arch:
         if not re.fullmatch(r'[012]{8}', text):
             expected = 'expected eight digits 0, 1 or 2, or a tuple'
-            if re.fullmatch(_NUMBER, text) and len(text) < 10:
+            if re.fullmatch(NUMBER, text) and len(text) < 10:
                 expected += f'; an index is written index:{text}'
-            raise CondnetError(f'not an architecture string of macro: {_show(text)}; {expected}')
+            raise CondnetError(f'not an architecture string of macro: {show_arch(text)}; {expected}')
         return tuple(int(digit) for digit in text)
 
     def to_string(self, arch: Arch) -> str:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from condnet.errors import CondnetError
-from condnet.spaces.base import Arch, Cost, SearchSpace, _show, conv_cost
+from condnet.spaces.base import Arch, SearchSpace
+from condnet.spaces.costs import Cost, conv_cost
+from condnet.spaces.notation import show_arch
 from condnet.spaces.registry import get_space, register_space
 
 
@@ -27,7 +29,7 @@ class NB201Space(SearchSpace):
         matches = re.fullmatch(r'\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|', text)
         if matches is None:
             expected = '|op~0|+|op~0|op~1|+|op~0|op~1|op~2|, an index or a tuple'
-            raise CondnetError(f'not an architecture string of nb201: {_show(text)}; expected {expected}')
+            raise CondnetError(f'not an architecture string of nb201: {show_arch(text)}; expected {expected}')
         for name in matches.groups():
             if name not in self.operations:
                 known = ', '.join(self.operations)
@@ -41,7 +43,7 @@ class NB201Space(SearchSpace):
     def from_index(self, index: int) -> Arch:
         order = _nats_bench_order()
         if not 0 <= index < len(order):
-            raise CondnetError(f'nb201 has architectures 0..{len(order) - 1}, got {_show(index)}')
+            raise CondnetError(f'nb201 has architectures 0..{len(order) - 1}, got {show_arch(index)}')
         return super().from_index(order[index])
 
     def index(self, arch: Any) -> int:

@@ -4,8 +4,9 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from condnet.errors import CondnetError
-from condnet.spaces.base import _SPACES, SearchSpace, _show
+from condnet.errors import CondnetError, show
+from condnet.spaces.base import SPACES, SearchSpace
+from condnet.spaces.checks import check_subset
 
 SpaceOrFactory = TypeVar('SpaceOrFactory', SearchSpace, Callable[[], SearchSpace | Iterable[SearchSpace]])
 
@@ -27,28 +28,17 @@ def register_space(space: SpaceOrFactory) -> SpaceOrFactory:
     spaces = [made] if isinstance(made, SearchSpace) or not isinstance(made, Iterable) else list(made)
     for new in spaces:
         if not isinstance(new, SearchSpace):
-            raise CondnetError(f'cannot register {_show(new)}: expected a SearchSpace, or a function that makes one')
-        if new.name in _OWN and _SPACES.get((new.name, new.subset), new) != new:
+            raise CondnetError(f'cannot register {show(new)}: expected a SearchSpace, or a function that makes one')
+        if new.name in _OWN and SPACES.get((new.name, new.subset), new) != new:
             raise CondnetError(f'the search space {new} is one of condnet; give yours another name')
-    known = _SPACES | {(new.name, new.subset): new for new in spaces}
+    known = SPACES | {(new.name, new.subset): new for new in spaces}
     for new in spaces:
-        _check_subset(new, known.get((new.name, 'full'), new))
+        check_subset(new, known.get((new.name, 'full'), new))
     for new in spaces:
-        if _SPACES.get((new.name, new.subset), new) != new:  # a cell of a notebook that is run again
+        if SPACES.get((new.name, new.subset), new) != new:  # a cell of a notebook that is run again
             warnings.warn(f'the search space {new} is replaced', stacklevel=2)
-        _SPACES[new.name, new.subset] = new
+        SPACES[new.name, new.subset] = new
     return space
-
-
-def _check_subset(space: SearchSpace, whole: SearchSpace) -> None:
-    """Refuse what is no part of the whole space: its architectures would have no index."""
-    same = ('operations', 'predecessors')
-    if any(getattr(space, name) != getattr(whole, name) for name in same) or not all(
-        set(space.choices_of(decision)) <= set(whole.choices_of(decision))
-        for decision in range(len(space.predecessors))
-    ):
-        raise CondnetError(f'{space} is no part of {whole}: expected the same decisions and operations, and no choices '
-                           'that the whole space has not')  # fmt: skip
 
 
 _OWN = ('nb201', 'macro')
@@ -60,7 +50,7 @@ def get_space(name: str, subset: str = 'full') -> SearchSpace:
     Raises:
         CondnetError: If there is none of that name.
     """
-    if (name, subset) not in _SPACES:
-        known = ', '.join(f'{n}/{s}' for n, s in _SPACES)
+    if (name, subset) not in SPACES:
+        known = ', '.join(f'{n}/{s}' for n, s in SPACES)
         raise CondnetError(f'unknown search space {name}/{subset}; expected one of {known}')
-    return _SPACES[name, subset]
+    return SPACES[name, subset]
