@@ -81,6 +81,21 @@ def test_pretrained_classifies_at_once(folders):
     assert torch.equal(load_model(again).eval()(IMAGES), expected(IMAGES))
 
 
+def test_weights_are_hashed_once(folders, monkeypatch):
+    make_folder(folders, NAME)
+    hashed, stream_sha256 = [], pretrained.stream_sha256
+    monkeypatch.setattr(pretrained, 'stream_sha256', lambda stream: hashed.append(stream.name) or stream_sha256(stream))
+    weights = folders / NAME / pretrained.WEIGHTS_NAME
+    weights.touch()  # as if it had never been read before
+    load_model(NAME)
+    load_model(NAME)
+    assert hashed == [weights]
+    weights.write_bytes(weights.read_bytes()[:-1] + b'x')
+    with pytest.raises(condnet.CondnetError, match='its SHA-256 is not the one'):
+        load_model(NAME)
+    assert hashed == [weights] * 2
+
+
 def test_weights_fit_other_classes_and_channels(folders):
     make_folder(folders, NAME)
     model = timm.create_model(NAME, pretrained=True, num_classes=5, in_chans=3)

@@ -38,15 +38,7 @@ def save_model(
         OSError: If it cannot be written. What was there is as it was then. (A kill between the replacement of the one
             file and of the other leaves a pair that is refused, as the hash in `config.json` is of other weights.)
     """
-    stored = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub
-    for parameter in stored.parameters() if half else ():
-        parameter.data = parameter.data.half()
-    stored.pretrained_cfg = {**stored.pretrained_cfg, 'tag': Path(folder).name.partition('.')[2]}  # type: ignore[assignment, dict-item]
-    if isinstance(stored, Supernet):
-        calibrated = stored.calibrated_subnet
-        active = {} if calibrated is None else {'active_subnet': stored.space.format(calibrated)}
-        model_args = {k: v for k, v in getattr(stored, '_model_args', {}).items() if k != 'active_subnet'}
-        stored._model_args = {**model_args, **active}
+    stored = _as_stored(model, half, tag=Path(folder).name.partition('.')[2])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
@@ -58,10 +50,29 @@ def save_model(
         weights, config = Path(temporary) / WEIGHTS_NAME, Path(temporary) / CONFIG_NAME
         content = json.loads(config.read_text()) | {'weights_sha256': file_sha256(weights)}
         config.write_text(json.dumps(content, indent=2) + '\n')
-        for file in (weights, config):
-            file.chmod(0o644)  # safetensors keeps its files to their owner
-            with file.open('r+b') as stream:  # Windows syncs nothing that is only read
-                os.fsync(stream.fileno())  # or a power failure could leave a renamed file without content
-        (folder / CARD_NAME).unlink(missing_ok=True)  # it describes other weights
-        for file in (weights, config):
-            os.replace(file, folder / file.name)
+        _replace((weights, config), folder)
+
+
+def _as_stored(model: nn.Module, half: bool, tag: str) -> nn.Module:
+    """A copy of a model as its folder holds it, and as timm writes it into `config.json`."""
+    stored = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub
+    for parameter in stored.parameters() if half else ():
+        parameter.data = parameter.data.half()
+    stored.pretrained_cfg = {**stored.pretrained_cfg, 'tag': tag}
+    if isinstance(stored, Supernet):
+        calibrated = stored.calibrated_subnet
+        active = {} if calibrated is None else {'active_subnet': stored.space.format(calibrated)}
+        model_args = {k: v for k, v in getattr(stored, '_model_args', {}).items() if k != 'active_subnet'}
+        stored._model_args = {**model_args, **active}
+    return stored
+
+
+def _replace(files: tuple[Path, ...], folder: Path) -> None:
+    """Let files take the place of those in a folder."""
+    for file in files:
+        file.chmod(0o644)  # safetensors keeps its files to their owner
+        with file.open('r+b') as stream:  # Windows syncs nothing that is only read
+            os.fsync(stream.fileno())  # or a power failure could leave a renamed file without content
+    (folder / CARD_NAME).unlink(missing_ok=True)  # it describes other weights
+    for file in files:
+        os.replace(file, folder / file.name)

@@ -9,20 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.layers import SelectAdaptivePool2d
-from timm.models import (
-    build_model_with_cfg,
-    checkpoint_seq,
-    create_model,
-    generate_default_cfgs,
-    register_model,
-)
+from timm.models import build_model_with_cfg, create_model, generate_default_cfgs, register_model
 from torch import nn
-from torch.fx import symbolic_trace
 
 from condnet.choice import ChoiceBlock
-from condnet.models.pretrained import HUB_ORGANIZATION, Tag, build_supernet, register_tags
-from condnet.models.supernet import Step, Supernet, check_images, checkpoint_filter_fn
+from condnet.models.network import Network, base_cfg
+from condnet.models.pretrained import FEATURE_CFG, HUB_ORGANIZATION, Tag, build_supernet, register_tags
+from condnet.models.supernet import Step, Supernet, checkpoint_filter_fn
 from condnet.spaces.base import Arch
 from condnet.spaces.macro import MACRO_BLOCKS, MACRO_LAYERS
 from condnet.spaces.registry import get_space
@@ -85,10 +78,11 @@ def _make_operation(operation: int, in_chs: int, out_chs: int, stride: int, dd: 
     return ConvBN(in_chs, out_chs, 1, stride, act=False, **dd)
 
 
-class _Macro(nn.Module):
+class _Macro(Network):
     """The macro skeleton: stem, eight layers in three stages, head."""
 
-    multiple = 1  # of height and width of the images: any
+    reduction = 2
+    last_block = 'conv_head'
 
     def __init__(
         self,
@@ -99,74 +93,25 @@ class _Macro(nn.Module):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
-        super().__init__()
-        self.register_forward_pre_hook(check_images)
+        super().__init__(in_chans, num_features=1280)
         dd: dict[str, Any] = {'device': device, 'dtype': dtype}
-        self.num_classes, self.in_chans = num_classes, in_chans
-        self.num_features = self.head_hidden_size = 1280
-        self.grad_checkpointing = False
         in_chs = 32
         self.stem = ConvBN(in_chans, in_chs, 3, **dd)
-        stages, self.feature_info = [], []
-        for i, layers in enumerate(_STAGES):
+        stages, channels = [], []
+        for layers in _STAGES:
             stage = []
             for layer in layers:
                 out_chs, stride = MACRO_LAYERS[layer]
                 stage.append(make_layer(layer, in_chs, out_chs, stride, dd))
                 in_chs = out_chs
             stages.append(nn.Sequential(*stage))
-            self.feature_info.append({'num_chs': in_chs, 'reduction': 2 ** (i + 1), 'module': f'stages.{i}'})
-        self.stages = nn.Sequential(*stages)
+            channels.append(in_chs)
+        self.set_stages(stages, channels)
         self.conv_head = ConvBN(in_chs, self.num_features, 1, **dd)
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
-        self.head = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        self.set_head(num_classes, global_pool, dd)
 
-    def __prepare_scriptable__(self) -> nn.Module:
-        """What TorchScript compiles: the layers that run now, as it does not know the Python around them."""
-        return symbolic_trace(self)
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        blocks = r'^stages\.(\d+)' if coarse else [(r'^stages\.(\d+)\.(\d+)', None), (r'^conv_head', (99999,))]
-        return {'stem': r'^stem', 'blocks': blocks}
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(
-        self,
-        num_classes: int,
-        global_pool: str | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        reference = self.conv_head.conv.weight
-        dd: dict[str, Any] = {'device': device or reference.device, 'dtype': dtype or reference.dtype}
-        self.num_classes = num_classes
-        if global_pool is not None:
-            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
-            self.global_pool.train(self.training)
-        self.head = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
-        self.head.train(self.training)
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) -> (B, 1280, H / 8, W / 8)."""
-        x = self.stem(x)
-        x = checkpoint_seq(self.stages, x) if self.grad_checkpointing and self.training else self.stages(x)
+    def final(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv_head(x)
-
-    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """(B, 1280, H, W) -> (B, num_classes), or (B, 1280) with `pre_logits`."""
-        x = self.global_pool(x)
-        return x if pre_logits else self.head(x)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.forward_head(self.forward_features(x))
 
 
 class MacroSupernet(Supernet, _Macro):
@@ -245,20 +190,8 @@ class MacroNet(_Macro):
         self.arch = parsed
 
 
-def _cfg(**kwargs: Any) -> Any:  # timm's type for it cannot be written down
-    return {
-        'num_classes': 10,
-        'input_size': (3, 32, 32),
-        'pool_size': (4, 4),
-        'crop_pct': 1.0,
-        'interpolation': 'bicubic',
-        'mean': (0.4914, 0.4822, 0.4465),  # CIFAR-10
-        'std': (0.2470, 0.2435, 0.2616),
-        'first_conv': 'stem.conv',
-        'classifier': 'head',
-        'license': 'apache-2.0',
-        **kwargs,
-    }
+def _cfg(**kwargs: Any) -> Any:
+    return base_cfg(pool_size=(4, 4), **kwargs)
 
 
 _TAGS = {
@@ -276,8 +209,6 @@ default_cfgs = generate_default_cfgs(
     {f'macro_cond_supernet.{tag}': _supernet_cfg(tag) for tag in _TAGS} | {'macro_net.untrained': _cfg()}
 )
 
-_FEATURE_CFG = {'out_indices': (0, 1, 2), 'flatten_sequential': True}
-
 
 @register_model
 def macro_cond_supernet(pretrained: bool = False, **kwargs: Any) -> MacroSupernet:
@@ -293,6 +224,6 @@ def macro_net(pretrained: bool = False, **kwargs: Any) -> MacroNet:
         'macro_net',
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(_FEATURE_CFG),
+        feature_cfg=dict(FEATURE_CFG),
         **kwargs,
     )

@@ -7,166 +7,31 @@ Papers:
   transform on the skip connection
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, cast
 
 import torch
-from timm.layers import SelectAdaptivePool2d
-from timm.models import (
-    build_model_with_cfg,
-    checkpoint_seq,
-    create_model,
-    generate_default_cfgs,
-    register_model,
-)
+from timm.models import build_model_with_cfg, create_model, generate_default_cfgs, register_model
 from torch import nn
-from torch.fx import symbolic_trace
 
 from condnet.choice import ChoiceBlock
 from condnet.errors import CondnetError
-from condnet.models.pretrained import HUB_ORGANIZATION, Tag, build_supernet, register_tags
-from condnet.models.supernet import State, Step, Supernet, check_images, check_switch, checkpoint_filter_fn
+from condnet.models.nb201_cell import Cell, EdgeFactory, ReductionBlock, cell_steps, make_operation
+from condnet.models.network import Network, base_cfg
+from condnet.models.pretrained import FEATURE_CFG, HUB_ORGANIZATION, Tag, build_supernet, register_tags
+from condnet.models.supernet import Step, Supernet, check_switch, checkpoint_filter_fn
 from condnet.spaces.base import Arch
 from condnet.spaces.registry import get_space
 
 __all__ = ['NB201Net', 'NB201Supernet']
 
-# Edges by node: (decision, node that it reads).
-_NODES = (((0, 0),), ((1, 0), (2, 1)), ((3, 0), (4, 1), (5, 2)))
-
 _MOST_CELLS = 1000  # in a stage; a damaged number would build them until memory ends
 
-EdgeFactory = Callable[[int, int, dict[str, Any]], nn.Module]  # (decision, channels, device and dtype)
 
-
-class Zero(nn.Module):
-    """The operation `none`. It returns None, which a cell takes for zeros without adding them."""
-
-    def forward(self, x: torch.Tensor) -> None:
-        return None
-
-
-class ReLUConvBN(nn.Sequential):
-    """ReLU, convolution without bias, BatchNorm."""
-
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        kernel_size: int,
-        stride: int = 1,
-        affine: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        dd: dict[str, Any] = {'device': device, 'dtype': dtype}
-        super().__init__()
-        self.act = nn.ReLU()
-        self.conv = nn.Conv2d(in_chs, out_chs, kernel_size, stride, padding=kernel_size // 2, bias=False, **dd)
-        self.bn = nn.BatchNorm2d(out_chs, affine=affine, **dd)
-
-
-def _make_operation(operation: int, channels: int, affine: bool, linear_skip: bool, dd: dict[str, Any]) -> nn.Module:
-    """The module of an operation, by its official number."""
-    if operation == 0:
-        return Zero()
-    if operation == 1:
-        return nn.Conv2d(channels, channels, 1, bias=False, **dd) if linear_skip else nn.Identity()
-    if operation in (2, 3):
-        return ReLUConvBN(channels, channels, {2: 1, 3: 3}[operation], affine=affine, **dd)
-    return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
-
-
-class Cell(nn.Module):
-    """Four nodes and six edges. A node is the sum of its incoming edges. (B, C, H, W) -> (B, C, H, W)."""
-
-    def __init__(self, channels: int, make_edge: EdgeFactory, dd: dict[str, Any]) -> None:
-        super().__init__()
-        self.edges = nn.ModuleList([make_edge(decision, channels, dd) for decision in range(6)])
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        nodes = [x]
-        for edges in _NODES:
-            outputs = [self.edges[decision](nodes[source]) for decision, source in edges]
-            tensors = [output for output in outputs if output is not None]
-            nodes.append(sum(tensors[1:], start=tensors[0]) if tensors else torch.zeros_like(x))
-        return nodes[-1]
-
-
-def _live_edges(arch: Arch) -> set[int]:
-    """Edges that carry something from the input of a cell to its output."""
-    edges = [(decision, source, node) for node, ins in enumerate(_NODES, 1) for decision, source in ins]
-    edges = [edge for edge in edges if arch[edge[0]] != 0]
-    filled, needed = {0}, {3}
-    for _, source, node in edges:  # in order of their nodes
-        if source in filled:
-            filled.add(node)
-    for _, source, node in reversed(edges):
-        if node in needed:
-            needed.add(source)
-    return {decision for decision, source, node in edges if source in filled and node in needed}
-
-
-def _cell_steps(cell: Cell, arch: Arch) -> list[Step]:
-    """The forward pass of a cell, a step per edge.
-
-    Edges that contribute nothing are left out. That is exact where BatchNorm statistics are estimated anew: zeros have
-    zero mean, and stay zeros.
-    """
-    live = _live_edges(arch)
-    if not live:
-        return [Step('zeros', (), lambda state: (torch.zeros_like(state[0]),))]
-    steps = []
-    edges = [(source, node, decision) for node, ins in enumerate(_NODES, 1) for decision, source in ins]
-    for source, target, decision in sorted(edges):
-        if decision in live:
-            module = cast(ChoiceBlock, cell.edges[decision]).active_module()
-            steps.append(Step(module, (module,), partial(_run_edge, module, source, target)))
-    return [*steps, Step(cell, (), lambda state: (state[3],))]
-
-
-def _run_edge(module: nn.Module, source: int, target: int, state: State) -> State:
-    """Add what an edge carries to the node that it leads to.
-
-    Args:
-        module: Operation of the edge.
-        source: Node that it reads, 0 to 3.
-        target: Node that it leads to.
-        state: Before the first edge, (input,); then what the four nodes have received so far, and what edges share that
-            read the same node: that node rectified, and pooled.
-    """
-    *nodes, rectified, pooled = (*state, *[None] * 5) if len(state) == 1 else state
-    if any(node is not None for node in nodes[:source]):  # the first edge that reads this node
-        nodes[:source], rectified, pooled = [None] * source, None, None
-    if isinstance(module, ReLUConvBN):
-        rectified = module.act(nodes[source]) if rectified is None else rectified
-        output = module.bn(module.conv(rectified))
-    elif isinstance(module, nn.AvgPool2d):
-        output = pooled = module(nodes[source]) if pooled is None else pooled
-    else:
-        output = module(nodes[source])
-    nodes[target] = output if nodes[target] is None else nodes[target] + output
-    return (*nodes, rectified, pooled)
-
-
-class ReductionBlock(nn.Module):
-    """ResNet basic block of stride 2 with an average-pool and 1x1 convolution shortcut."""
-
-    def __init__(self, in_chs: int, out_chs: int, dd: dict[str, Any]) -> None:
-        super().__init__()
-        self.conv1 = ReLUConvBN(in_chs, out_chs, 3, stride=2, **dd)
-        self.conv2 = ReLUConvBN(out_chs, out_chs, 3, **dd)
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(in_chs, out_chs, 1, bias=False, **dd))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv2(self.conv1(x)) + self.shortcut(x)
-
-
-class _NB201(nn.Module):
+class _NB201(Network):
     """The macro skeleton: stem, three stages of cells with reduction blocks between them, classifier."""
 
-    multiple = 4  # of height and width of the images: what reduction blocks add must agree
+    multiple = 4  # what reduction blocks add must agree
+    last_block = 'norm'
 
     def __init__(
         self,
@@ -179,76 +44,26 @@ class _NB201(nn.Module):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
-        super().__init__()
-        self.register_forward_pre_hook(check_images)
         if type(cells_per_stage) is not int or not 1 <= cells_per_stage <= _MOST_CELLS:
             raise CondnetError(f'cells_per_stage is {cells_per_stage!r}, expected 1..{_MOST_CELLS}')
         if not isinstance(channels, tuple | list) or [type(n) is int and n > 0 for n in channels] != [True] * 3:
             raise CondnetError(f'channels are {channels!r}, expected 3 numbers')
+        super().__init__(in_chans, channels[-1])
         dd: dict[str, Any] = {'device': device, 'dtype': dtype}
-        self.num_classes, self.in_chans = num_classes, in_chans
-        self.num_features = self.head_hidden_size = channels[-1]
-        self.grad_checkpointing = False
         self.stem = nn.Sequential()
         self.stem.add_module('conv', nn.Conv2d(in_chans, channels[0], 3, padding=1, bias=False, **dd))
         self.stem.add_module('bn', nn.BatchNorm2d(channels[0], **dd))
-        stages, self.feature_info = [], []
+        stages = []
         for i, chs in enumerate(channels):
             cells = [Cell(chs, make_edge, dd) for _ in range(cells_per_stage)]
             stages.append(nn.Sequential(*([ReductionBlock(channels[i - 1], chs, dd)] if i else []), *cells))
-            self.feature_info.append({'num_chs': chs, 'reduction': 2**i, 'module': f'stages.{i}'})
-        self.stages = nn.Sequential(*stages)
+        self.set_stages(stages, channels)
         self.norm = nn.BatchNorm2d(channels[-1], **dd)
         self.act = nn.ReLU()
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
-        self.head = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        self.set_head(num_classes, global_pool, dd)
 
-    def __prepare_scriptable__(self) -> nn.Module:
-        """What TorchScript compiles: the layers that run now, as it does not know the Python around them."""
-        return symbolic_trace(self)
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        blocks = r'^stages\.(\d+)' if coarse else [(r'^stages\.(\d+)\.(\d+)', None), (r'^norm', (99999,))]
-        return {'stem': r'^stem', 'blocks': blocks}
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(
-        self,
-        num_classes: int,
-        global_pool: str | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        reference = self.norm.weight
-        dd: dict[str, Any] = {'device': device or reference.device, 'dtype': dtype or reference.dtype}
-        self.num_classes = num_classes
-        if global_pool is not None:
-            self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
-            self.global_pool.train(self.training)
-        self.head = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
-        self.head.train(self.training)
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) -> (B, channels[-1], H / 4, W / 4)."""
-        x = self.stem(x)
-        x = checkpoint_seq(self.stages, x) if self.grad_checkpointing and self.training else self.stages(x)
+    def final(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.norm(x))
-
-    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """(B, channels[-1], H, W) -> (B, num_classes), or (B, channels[-1]) with `pre_logits`."""
-        x = self.global_pool(x)
-        return x if pre_logits else self.head(x)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.forward_head(self.forward_features(x))
 
 
 class NB201Supernet(Supernet, _NB201):
@@ -288,7 +103,7 @@ class NB201Supernet(Supernet, _NB201):
         check_switch('linear_skip', linear_skip)
 
         def make_edge(decision: int, chs: int, dd: dict[str, Any]) -> nn.Module:
-            return ChoiceBlock(search_space, decision, lambda o: _make_operation(o, chs, False, linear_skip, dd))
+            return ChoiceBlock(search_space, decision, lambda o: make_operation(o, chs, False, linear_skip, dd))
 
         super().__init__(make_edge, num_classes, in_chans, cells_per_stage, channels, global_pool, device, dtype)
         self.space = search_space
@@ -300,8 +115,8 @@ class NB201Supernet(Supernet, _NB201):
         arch, steps = cast(Arch, self.active_subnet), [Step.of(self.stem)]
         for stage in cast(list[nn.Sequential], self.stages):
             for block in stage:
-                steps += _cell_steps(block, arch) if isinstance(block, Cell) else [Step.of(block)]
-        norm = Step(self.norm, (self.norm,), lambda state: (self.act(self.norm(state[0])),))
+                steps += cell_steps(block, arch) if isinstance(block, Cell) else [Step.of(block)]
+        norm = Step(self.norm, (self.norm,), lambda state: (self.final(state[0]),))
         return [*steps, norm, self.head_step()]
 
     def make_standalone(self, arch: Arch, common: dict[str, Any]) -> nn.Module:
@@ -344,26 +159,14 @@ class NB201Net(_NB201):
         check_switch('affine', affine)
 
         def make_edge(decision: int, chs: int, dd: dict[str, Any]) -> nn.Module:
-            return _make_operation(parsed[decision], chs, affine, linear_skip, dd)
+            return make_operation(parsed[decision], chs, affine, linear_skip, dd)
 
         super().__init__(make_edge, num_classes, in_chans, cells_per_stage, channels, global_pool, device, dtype)
         self.arch = parsed
 
 
-def _cfg(**kwargs: Any) -> Any:  # timm's type for it cannot be written down
-    return {
-        'num_classes': 10,
-        'input_size': (3, 32, 32),
-        'pool_size': (8, 8),
-        'crop_pct': 1.0,
-        'interpolation': 'bicubic',
-        'mean': (0.4914, 0.4822, 0.4465),  # CIFAR-10
-        'std': (0.2470, 0.2435, 0.2616),
-        'first_conv': 'stem.conv',
-        'classifier': 'head',
-        'license': 'apache-2.0',
-        **kwargs,
-    }
+def _cfg(**kwargs: Any) -> Any:
+    return base_cfg(**{'pool_size': (8, 8), **kwargs})
 
 
 _GLYPHS = {'cells_per_stage': 1, 'channels': (8, 16, 24)}
@@ -391,8 +194,6 @@ default_cfgs = generate_default_cfgs(
     {f'nb201_cond_supernet.{tag}': _supernet_cfg(tag) for tag in _TAGS} | {'nb201_net.untrained': _cfg()}
 )
 
-_FEATURE_CFG = {'out_indices': (0, 1, 2), 'flatten_sequential': True}
-
 
 @register_model
 def nb201_cond_supernet(pretrained: bool = False, **kwargs: Any) -> NB201Supernet:
@@ -408,6 +209,6 @@ def nb201_net(pretrained: bool = False, **kwargs: Any) -> NB201Net:
         'nb201_net',
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(_FEATURE_CFG),
+        feature_cfg=dict(FEATURE_CFG),
         **kwargs,
     )

@@ -5,6 +5,7 @@ in the directory that the environment variable `CONDNET_CHECKPOINTS` names, in `
 package, and at last on the Hugging Face Hub. `register_tags` says which names there are.
 """
 
+import functools
 import hashlib
 import inspect
 import json
@@ -27,6 +28,7 @@ from condnet.utils.filetypes import SAFETENSORS, describe_file
 CHECKPOINTS_VARIABLE = 'CONDNET_CHECKPOINTS'  # environment variable: a directory to look for folders in
 WEIGHTS_NAME, CONFIG_NAME, CARD_NAME = 'model.safetensors', 'config.json', 'README.md'
 HUB_ORGANIZATION = 'condnet'
+FEATURE_CFG = {'out_indices': (0, 1, 2), 'flatten_sequential': True}  # of timm's extractors of features: three stages
 _SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id')  # where timm can be told to take weights from
 _PACKAGE = Path(__file__).parents[1]
 
@@ -238,7 +240,13 @@ def check_folder(folder: Path, architecture: str | None = None, is_split: bool |
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file, which is read again only after it was written to."""
+    status = path.stat()
+    return _file_sha256(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _file_sha256(path: Path, *_: int) -> str:
     with path.open('rb') as stream:
         return stream_sha256(stream)
 
@@ -263,34 +271,8 @@ def build_supernet(model_cls: type[nn.Module], variant: str, pretrained: bool, *
     Raises:
         CondnetError: If the weights are not to be had or damaged, or the arguments contradict the tag.
     """
-    config, overlay = kwargs.get('pretrained_cfg') or '', dict(kwargs.get('pretrained_cfg_overlay') or {})
-    found: dict[str, Any] | None = None  # arguments of the model in the folder that the weights come from
-    if isinstance(config, str) and (config or pretrained):
-        tags = TAGS.get(variant, {})
-        if not tags:
-            raise CondnetError(f'{variant} has no pretrained weights; a folder of your own is loaded as '
-                               'local-dir:FOLDER')  # fmt: skip
-        tag = config or next(iter(tags))
-        if tag not in tags:
-            raise CondnetError(f'{variant} has no tag {tag!r}, expected one of {", ".join(tags)}; a folder of your own '
-                               'is loaded as local-dir:FOLDER')  # fmt: skip
-        tag_args = tags[tag].args
-        _check_split(f'{variant}.{tag}', tag_args, kwargs)
-        kwargs = {**tag_args, **kwargs, 'pretrained_cfg': tag}
-        if pretrained and not any(overlay.get(source) for source in _SOURCES):
-            folder = find_pretrained(f'{variant}.{tag}', kwargs.get('cache_dir'))
-            found = check_folder(folder, variant, tag_args.get('split', False)).get('model_args', {})
-            kwargs.setdefault('active_subnet', found.get('active_subnet'))
-            overlay['file'] = str(folder / WEIGHTS_NAME)
-    elif pretrained and isinstance(config, dict) and config.get('source') in ('local-dir', 'hf-hub'):
-        if config['source'] == 'local-dir':
-            folder = Path(config['file'])
-        else:
-            folder = find_pretrained(f'hf-hub:{config["hf_hub_id"]}', kwargs.get('cache_dir'))
-        found = check_folder(folder, variant).get('model_args', {})
-        _check_split(f'{variant} in {folder}', found, kwargs)
-    kwargs['pretrained_cfg_overlay'] = overlay
-    kwargs.setdefault('feature_cfg', {'out_indices': (0, 1, 2), 'flatten_sequential': True})
+    kwargs, found = _with_weights(variant, pretrained, kwargs)
+    kwargs.setdefault('feature_cfg', dict(FEATURE_CFG))
     model = build_model_with_cfg(
         model_cls,
         variant,
@@ -305,6 +287,48 @@ def build_supernet(model_cls: type[nn.Module], variant: str, pretrained: bool, *
         if found is not None:
             cast(Supernet, model).set_calibrated_subnet(found.get('active_subnet'))
     return model
+
+
+def _with_weights(variant: str, pretrained: bool, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Arguments of a model with those of its tag and the file of its weights.
+
+    Returns:
+        The arguments, and those of the model in the folder that the weights come from; None if they come from none.
+    """
+    config = kwargs.get('pretrained_cfg') or ''
+    kwargs = {**kwargs, 'pretrained_cfg_overlay': dict(kwargs.get('pretrained_cfg_overlay') or {})}
+    if isinstance(config, str) and (config or pretrained):
+        return _with_tag(variant, config, pretrained, kwargs)
+    if not (pretrained and isinstance(config, dict) and config.get('source') in ('local-dir', 'hf-hub')):
+        return kwargs, None
+    if config['source'] == 'local-dir':
+        folder = Path(config['file'])
+    else:
+        folder = find_pretrained(f'hf-hub:{config["hf_hub_id"]}', kwargs.get('cache_dir'))
+    found = check_folder(folder, variant).get('model_args', {})
+    _check_split(f'{variant} in {folder}', found, kwargs)
+    return kwargs, found
+
+
+def _with_tag(variant: str, tag: str, pretrained: bool, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """As `_with_weights`, of a tag; '' for the first one."""
+    tags = TAGS.get(variant, {})
+    if not tags:
+        raise CondnetError(f'{variant} has no pretrained weights; a folder of your own is loaded as local-dir:FOLDER')
+    tag = tag or next(iter(tags))
+    if tag not in tags:
+        raise CondnetError(f'{variant} has no tag {tag!r}, expected one of {", ".join(tags)}; a folder of your own '
+                           'is loaded as local-dir:FOLDER')  # fmt: skip
+    tag_args, overlay = tags[tag].args, kwargs['pretrained_cfg_overlay']
+    _check_split(f'{variant}.{tag}', tag_args, kwargs)
+    kwargs = {**tag_args, **kwargs, 'pretrained_cfg': tag}
+    if not pretrained or any(overlay.get(source) for source in _SOURCES):
+        return kwargs, None
+    folder = find_pretrained(f'{variant}.{tag}', kwargs.get('cache_dir'))
+    found = check_folder(folder, variant, tag_args.get('split', False)).get('model_args', {})
+    kwargs.setdefault('active_subnet', found.get('active_subnet'))
+    overlay['file'] = str(folder / WEIGHTS_NAME)
+    return kwargs, found
 
 
 def _check_split(name: str, weights: dict[str, Any], kwargs: dict[str, Any]) -> None:

@@ -1,15 +1,9 @@
 """What all super-networks have in common: the active sub-network, the split, and the way in and out of checkpoints."""
 
-import os
-import re
-import sys
-import warnings
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
-import timm
 import torch
 from timm.layers import SelectAdaptivePool2d
 from torch import nn
@@ -17,10 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from condnet.choice import ChoiceBlock, Copies
 from condnet.errors import CondnetError
+from condnet.models.statistics import MIXED, Statistics, warn_user
+from condnet.models.weights import active_state_dict, check_state_dict, expand_contexts, state_dict_is_split
 from condnet.spaces.base import Arch, SearchSpace
-
-_WEIGHT_SET = re.compile(r'^(?P<block>.+)\.candidates\.(?P<operation>\d+)\.(?P<context>\d+)\.(?P<rest>.+)$')
-
 
 State = tuple[Any, ...]  # tensors, or None for zeros
 
@@ -43,42 +36,6 @@ class Step:
     def of(cls, module: nn.Module) -> 'Step':
         """A step that runs one module on a state of one tensor."""
         return cls(module, (module,), lambda state: (module(state[0]),))
-
-
-_Active = tuple[Arch | None]  # what is active, in a tuple of its own: None within is over-complete
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What is known of a super-network's BatchNorm statistics: by that the use of others' is noticed.
-
-    Args:
-        fit: What they fit; None for nothing in particular, as where training has mixed several sub-networks.
-        may_be_initial: Whether they may be those of a new network, which nobody expects anything of.
-        trained: What was trained last.
-        passes: How many forward passes in training this was at a stretch.
-    """
-
-    fit: _Active | None = None
-    may_be_initial: bool = True
-    trained: _Active | None = None
-    passes: int = 0
-
-    @classmethod
-    def of(cls, arch: Arch | None) -> 'Statistics':
-        """Those of a calibrated sub-network, or of the calibrated over-complete state."""
-        return cls((arch,), may_be_initial=False)
-
-    def after_training(self, arch: Arch | None, are_initial: bool) -> 'Statistics':
-        """After one more forward pass in training; what a single sub-network has made is as good as calibrated."""
-        active = (arch,)
-        passes = self.passes + 1 if active == self.trained else 1
-        fit = are_initial or active == self.fit or passes >= _PASSES_TO_FORGET
-        return Statistics(active if fit else None, False, active, passes)
-
-
-_MIXED = Statistics(may_be_initial=False)
-_PASSES_TO_FORGET = 50  # with BatchNorm's momentum of 0.1, what was before makes up 0.5% then
 
 
 class Supernet(nn.Module):
@@ -131,14 +88,14 @@ class Supernet(nn.Module):
         Raises:
             CondnetError: If it is no architecture of `space`.
         """
-        self.statistics = _MIXED if arch is None else Statistics.of(self.space.parse(arch))
+        self.statistics = MIXED if arch is None else Statistics.of(self.space.parse(arch))
 
     def check_statistics(self) -> None:
         """Warn, once, if the BatchNorm statistics do not fit the active sub-network; not of a new network's."""
         if self.statistics.fit == (self.active_subnet,) or self._has_warned or self._has_initial_statistics():
             return
         self._has_warned = True
-        _warn('the BatchNorm statistics are not of the active sub-network; call condnet.calibrate(model, images)')
+        warn_user('the BatchNorm statistics are not of the active sub-network; call condnet.calibrate(model, images)')
 
     def _has_initial_statistics(self) -> bool:
         """Whether no image has passed the BatchNorm layers in training, neither here nor where they come from."""
@@ -255,7 +212,8 @@ class Supernet(nn.Module):
         reference = next(self.parameters())
         net = self.make_standalone(cast(Arch, self.active_subnet), self._standalone_args())
         net.to(device=reference.device, dtype=reference.dtype)
-        net.load_state_dict(self._active_state_dict())
+        active = {name: m.active for name, m in self.named_modules() if isinstance(m, ChoiceBlock)}
+        net.load_state_dict(active_state_dict(self.state_dict(), active))
         return net.train(self.training)
 
     def _standalone_args(self) -> dict[str, Any]:
@@ -281,18 +239,6 @@ class Supernet(nn.Module):
         """
         raise NotImplementedError(f'{type(self).__name__} does not override make_standalone')
 
-    def _active_state_dict(self) -> dict[str, torch.Tensor]:
-        """State of the active weight sets, under the names that they have in a stand-alone network."""
-        active = {name: m.active for name, m in self.named_modules() if isinstance(m, ChoiceBlock)}
-        state = {}
-        for key, value in self.state_dict().items():
-            match = _WEIGHT_SET.match(key)
-            if match is None:
-                state[key] = value
-            elif active[match['block']] == (int(match['operation']), int(match['context'])):
-                state[f'{match["block"]}.{match["rest"]}'] = value
-        return state
-
 
 def check_switch(name: str, value: Any) -> None:
     """Refuse what is neither true nor false; of the words on a command line, 'false' would count as true.
@@ -304,23 +250,6 @@ def check_switch(name: str, value: Any) -> None:
         raise CondnetError(f'{name} is {value!r}, expected True or False')
 
 
-def check_images(model: nn.Module, inputs: tuple[Any, ...]) -> None:
-    """Before a forward pass: refuse what some layer would stumble over.
-
-    Raises:
-        CondnetError: If these are no images (B, C, H, W) of the model's channels, or H and W no multiples of its
-            `multiple`.
-    """
-    in_chans, multiple = cast(int, model.in_chans), cast(int, model.multiple)
-    images = inputs[0] if inputs else None
-    if not isinstance(images, torch.Tensor):  # as in symbolic tracing, or given by name
-        return
-    size = images.shape[1:]
-    if len(size) != 3 or size[0] != in_chans or size[1] % multiple or size[2] % multiple:
-        sizes = '' if multiple == 1 else f', H and W multiples of {multiple}'
-        raise CondnetError(f'images are of shape {tuple(images.shape)}, expected (B, {in_chans}, H, W){sizes}')
-
-
 def _before_forward(model: Supernet, _: Any) -> None:
     """Before a forward pass: in training statistics change, otherwise they have to fit."""
     if torch.compiler.is_exporting():  # a warning is not for a graph
@@ -330,30 +259,13 @@ def _before_forward(model: Supernet, _: Any) -> None:
     elif not torch.compiler.is_compiling():
         model.statistics = model.statistics.after_training(model.active_subnet, model._has_initial_statistics())
     elif not model.statistics.may_be_initial and model.statistics.fit != (model.active_subnet,):
-        model.statistics = _MIXED  # a number of passes would be a constant of the graph
+        model.statistics = MIXED  # a number of passes would be a constant of the graph
 
 
 def _after_load(model: Supernet, _: Any) -> None:
     """After a `load_state_dict`: nothing is known any more."""
     model.statistics = Statistics()
     model.statistics = Statistics(may_be_initial=model._has_initial_statistics())
-
-
-_LIBRARIES = tuple(f'{Path(file).parent}{os.sep}' for file in (Path(__file__).parent, torch.__file__, timm.__file__))
-
-
-def _warn(text: str) -> None:
-    """Warn, as of the line outside of the libraries that has led here."""
-    frame = sys._getframe(1)
-    while frame.f_code.co_filename.startswith(_LIBRARIES) and frame.f_back is not None:
-        frame = frame.f_back
-    # `warnings.warn` would show it for one model of each line of the program only.
-    warnings.warn_explicit(text, UserWarning, frame.f_code.co_filename, frame.f_lineno)
-
-
-def state_dict_is_split(state_dict: dict[str, Any]) -> bool:
-    """Whether a super-network's state has more than one context."""
-    return any((match := _WEIGHT_SET.match(key)) and int(match['context']) > 0 for key in state_dict)
 
 
 def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
@@ -368,47 +280,6 @@ def checkpoint_filter_fn(state_dict: dict[str, torch.Tensor], model: nn.Module) 
         if state_dict_is_split(state_dict):
             model.split()
         elif model.is_split:
-            state_dict = _expand(state_dict, model)
+            state_dict = expand_contexts(state_dict, model.state_dict())
     check_state_dict(state_dict, model)
     return state_dict
-
-
-def _expand(state_dict: dict[str, torch.Tensor], model: Supernet) -> dict[str, torch.Tensor]:
-    """Copy the one context of an unsplit checkpoint into every context of a split model."""
-    expanded = dict(state_dict)
-    for key in model.state_dict():
-        if match := _WEIGHT_SET.match(key):
-            shared = f'{match["block"]}.candidates.{match["operation"]}.0.{match["rest"]}'
-            if shared in state_dict:
-                expanded[key] = state_dict[shared]
-    return expanded
-
-
-def check_state_dict(state_dict: dict[str, torch.Tensor], model: nn.Module, may_adapt: bool = True) -> None:
-    """Refuse a state that is not this model's, in one line.
-
-    Args:
-        state_dict: The state.
-        model: The model that it is to be loaded into.
-        may_adapt: Whether classifier and first convolution may differ, which timm adapts to another number of classes
-            or image channels.
-
-    Raises:
-        CondnetError: If names or shapes differ.
-    """
-    config = cast(dict[str, Any], model.pretrained_cfg)
-    own, adapted = model.state_dict(), (f'{config["classifier"]}.', f'{config["first_conv"]}.')
-    differing = [
-        key
-        for key in sorted(own.keys() | state_dict.keys())
-        if not (may_adapt and key.startswith(adapted))
-        and (key not in own or key not in state_dict or own[key].shape != state_dict[key].shape)
-    ]
-    if differing:
-        key = differing[0]
-        have = tuple(state_dict[key].shape) if key in state_dict else 'nothing'
-        want = tuple(own[key].shape) if key in own else 'nothing'
-        raise CondnetError(
-            f'the checkpoint does not fit {type(model).__name__} ({getattr(model, "space", "")}): '
-            f'{len(differing)} tensors differ, first {key!r}: the checkpoint has {have}, the model {want}'
-        )
