@@ -14,8 +14,7 @@ from condnet.ranking.calibration import calibrate
 from condnet.spaces.base import Arch, SearchSpace
 from condnet.spaces.costs import Cost
 from condnet.spaces.registry import get_space, register_space
-
-__version__ = '0.1.0'
+from condnet.version import __version__
 
 __all__ = [
     'Arch',

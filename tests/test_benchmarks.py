@@ -400,7 +400,7 @@ def without(dataset):
 
 BAD_RECORDS = {
     'no pickle': (b'hello', 'cannot unpickle'),
-    'bomb': (bytes(nats._MAX_RECORD + 1), 'decompresses to more than'),
+    'bomb': (bytes(nats.MAX_RECORD + 1), 'decompresses to more than'),
     'another thing': ([1, 2], 'not a NATS-Bench topology record'),
     'only 12 epochs': ({'12': nats_record(3)['200']}, "not a NATS-Bench topology record: KeyError\\('200'\\)"),
     'no test accuracy': (without('cifar10'), 'not a NATS-Bench topology record'),

@@ -84,7 +84,7 @@ def test_same_images_in_another_encoding(images, encoding):
     assert matched is copy and how['how'] == 'same images, re-encoded'
     assert 0 < how['largest_distance'] < how['tolerance'] == 3
     # The largest distance is that of the images that are withheld.
-    rows = [module._rows(part)[withheld_indices(images.targets)[1]] for part in (images, copy)]
+    rows = [module.pooled_rows(part)[withheld_indices(images.targets)[1]] for part in (images, copy)]
     assert how['largest_distance'] == pytest.approx((rows[0] - rows[1]).pow(2).mean(1).sqrt().max().item(), abs=0.6)
 
 
@@ -272,7 +272,7 @@ def cifar10(data_dir) -> Images:
 
 
 def test_packaged_fingerprint_is_of_cifar10(cifar10):
-    (sha256,) = module._PACKAGED
+    (sha256,) = module.PACKAGED
     assert match_images(cifar10, {'data_sha256': sha256}, None, 'CHECKPOINT', 'DATA')[1]['how']
     images = Images(cifar10.images // 2 * 2, cifar10.targets, cifar10.classes)
     how = match_images(images, {'data_sha256': sha256}, None, 'CHECKPOINT', 'DATA')[1]
@@ -283,9 +283,9 @@ def test_packaged_fingerprint_is_of_cifar10(cifar10):
 
 def test_no_encoding_is_as_far_away_as_another_image(cifar10):
     withheld = cifar10.select(withheld_indices(cifar10.targets)[1])
-    rows, others = module._rows(withheld), module._rows(cifar10)
+    rows, others = module.pooled_rows(withheld), module.pooled_rows(cifar10)
     for encoding in ('jpeg60', 'noise'):
-        distances = module._rms(module._rows(reencode(withheld, encoding)) - rows)
+        distances = module.rms(module.pooled_rows(reencode(withheld, encoding)) - rows)
         assert len(distances) == 5000 and 0 < distances.max() < 2.5 < module.TOLERANCE
     closer = 0
     for target in range(10):

@@ -349,7 +349,7 @@ def test_wrong_files_are_refused_in_one_line(folders, damage, message):
 
 
 def test_weights_that_do_not_exist_yet(folders, monkeypatch):
-    monkeypatch.setattr(pretrained, '_PACKAGE', folders / 'package' / 'condnet')  # without what comes with the package
+    monkeypatch.setattr(pretrained, 'PACKAGE', folders / 'package' / 'condnet')  # without what comes with the package
     for model, tags in pretrained.TAGS.items():  # without what was published
         without = {tag: pretrained.Tag(known.args) for tag, known in tags.items()}
         monkeypatch.setitem(pretrained.TAGS, model, without)
@@ -380,7 +380,7 @@ def test_a_name_without_its_images_says_how_to_get_them(folders, monkeypatch, ca
 PULL = """
 import dataclasses, hashlib, sys, time, torch, timm, condnet
 from condnet.models import pretrained
-pretrained._PACKAGE = pretrained.Path('/nowhere/condnet')
+pretrained.PACKAGE = pretrained.Path('/nowhere/condnet')
 torch.set_num_threads(1)
 images = torch.randn(300, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 for argument in sys.argv[1:]:

@@ -20,7 +20,7 @@ import condnet  # noqa: E402, F401
 from condnet.checkpoints.folder import save_model  # noqa: E402
 from condnet.models import pretrained  # noqa: E402
 
-pretrained._PACKAGE = _folder / 'nothing' / 'condnet'
+pretrained.PACKAGE = _folder / 'nothing' / 'condnet'
 for _name in timm.list_pretrained('*_cond_supernet*'):
     save_model(timm.create_model(_name, active_subnet=0), _folder / _name)
     _files = {file.name: file.read_bytes() for file in (_folder / _name).iterdir()}

@@ -15,7 +15,7 @@ from condnet.utils.csvfile import write_csv
 from condnet.utils.filetypes import BZIP2, LEGACY_TORCH, PICKLE, TAR, TORCH, describe_file
 from condnet.utils.unpickle import HoldsTensors, safe_unpickle
 
-_MAX_RECORD = 16 << 20  # bytes of a decompressed record; the official ones have about 0.3 MB
+MAX_RECORD = 16 << 20  # bytes of a decompressed record; the official ones have about 0.3 MB
 _RECORD_NAME = re.compile(r'[0-9]+\.pickle\.pbz2')
 _THE_WAY = 'convert the folder NATS-tss-v1_0-3ffb9-simple by condnet-benchmarks'
 _ACCURACY_COLUMNS = {  # column: data set of the training, and data it was evaluated on
@@ -125,11 +125,11 @@ def _record_row(result: dict[str, Any]) -> dict[str, str]:
 def _safe_unpickle(file: Path) -> Any:
     try:
         with bz2.open(file) as stream:
-            data = stream.read(_MAX_RECORD + 1)
+            data = stream.read(MAX_RECORD + 1)
     except (OSError, EOFError) as error:
         raise CondnetError(f'cannot decompress {file}: {error}') from error
-    if len(data) > _MAX_RECORD:
-        raise CondnetError(f'{file} decompresses to more than {_MAX_RECORD} bytes; a NATS-Bench record without weights '
+    if len(data) > MAX_RECORD:
+        raise CondnetError(f'{file} decompresses to more than {MAX_RECORD} bytes; a NATS-Bench record without weights '
                            f'has less; {_THE_WAY}')  # fmt: skip
     try:
         return safe_unpickle(data)

@@ -58,7 +58,7 @@ def _as_stored(model: nn.Module, half: bool, tag: str) -> nn.Module:
     stored = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub
     for parameter in stored.parameters() if half else ():
         parameter.data = parameter.data.half()
-    stored.pretrained_cfg = {**stored.pretrained_cfg, 'tag': tag}
+    stored.pretrained_cfg = {**stored.pretrained_cfg, 'tag': tag}  # type: ignore[assignment, dict-item]
     if isinstance(stored, Supernet):
         calibrated = stored.calibrated_subnet
         active = {} if calibrated is None else {'active_subnet': stored.space.format(calibrated)}

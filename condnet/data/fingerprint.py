@@ -27,7 +27,7 @@ TOLERANCE = 3.0
 _GRID, _STEP, _NUM_RUNS = 4, 2, 1000
 _LUMA = (0.299, 0.587, 0.114)
 # Of data sets whose checkpoints record no more than their SHA-256: what `json.dumps(fingerprint_of(images))` gave.
-_PACKAGED = {
+PACKAGED = {
     '1b85ea14a6ec6155c5ab9c4d5520788d09fc7bafbe268d330795b77a02215b13': 'cifar10.json',
 }
 
@@ -38,7 +38,7 @@ def fingerprint_of(images: Images) -> dict[str, Any]:
     Raises:
         CondnetError: If a class has only one image.
     """
-    rows = _rows(images)
+    rows = pooled_rows(images)
     withheld = rows[withheld_indices(images.targets)[1]]
     return {'counts': _counts(images), 'withheld': _encode(withheld), 'trained': _encode(_runs(images, rows))}
 
@@ -70,8 +70,8 @@ def match_images(
     if sha256 == images.sha256():
         return images, {'how': 'identical pixels'}
     refused = f'{checkpoint} was trained on other images than those of {source}'
-    if recorded is None and str(sha256) in _PACKAGED:
-        recorded = json.loads((Path(__file__).parent / 'fingerprints' / _PACKAGED[str(sha256)]).read_text())
+    if recorded is None and str(sha256) in PACKAGED:
+        recorded = json.loads((Path(__file__).parent / 'fingerprints' / PACKAGED[str(sha256)]).read_text())
     if recorded is None:
         raise CondnetError(f'{refused}: their SHA-256 differs, and it records nothing else to tell a copy by; it may '
                            'have seen what is withheld here')  # fmt: skip
@@ -84,19 +84,19 @@ def _match(
     images: Images, expected: torch.Tensor, expected_runs: torch.Tensor, refused: str, has_names: bool
 ) -> tuple[Images, dict[str, Any]]:
     """Compare with recorded rows."""
-    rows, withheld = _rows(images), withheld_indices(images.targets)[1]
-    how, tolerance, distances = 'same images, re-encoded', _tolerance(expected), _rms(rows[withheld] - expected)
+    rows, withheld = pooled_rows(images), withheld_indices(images.targets)[1]
+    how, tolerance, distances = 'same images, re-encoded', _tolerance(expected), rms(rows[withheld] - expected)
     moves = not has_names and bool((distances > tolerance).any())
     if moves:
         order = _find(images, rows, expected)
         images, rows, how = images.select(order), rows[order], 'same images, re-encoded, in another order'
-        distances = _rms(rows[withheld] - expected)
+        distances = rms(rows[withheld] - expected)
     if others := withheld[distances > tolerance].tolist():
         raise CondnetError(
             f'{refused}: of {len(withheld)} withheld ones {len(others)} differ, first {_name(images, others[0])}; '
             'expected the same ones in the same order, so it may have seen what is withheld here'
         )
-    if not moves and bool((_rms(_runs(images, rows) - expected_runs) > _tolerance(expected_runs)).any()):
+    if not moves and bool((rms(_runs(images, rows) - expected_runs) > _tolerance(expected_runs)).any()):
         raise CondnetError(f'{refused}: the withheld ones are the same, but not those to train on, or their order')
     distance = round(float(distances.max()), 3)
     return images, {'how': how, 'largest_distance': distance, 'tolerance': round(tolerance, 3)}
@@ -121,11 +121,11 @@ def _tolerance(rows: torch.Tensor) -> float:
 
     Where even the images of a class look alike, that is less than `TOLERANCE`: a third of what neighbours differ by.
     """
-    neighbours = _rms(rows.diff(dim=0))
+    neighbours = rms(rows.diff(dim=0))
     return min(TOLERANCE, float(neighbours.median()) / 3) if len(neighbours) else TOLERANCE
 
 
-def _rms(differences: torch.Tensor) -> torch.Tensor:
+def rms(differences: torch.Tensor) -> torch.Tensor:
     return differences.pow(2).mean(1).sqrt()
 
 
@@ -139,7 +139,7 @@ def _counts(images: Images) -> list[int]:
     return images.targets.bincount(minlength=len(images.classes)).tolist()
 
 
-def _rows(images: Images) -> torch.Tensor:
+def pooled_rows(images: Images) -> torch.Tensor:
     """Rows (N, 16 + C): luma in 4x4 parts and the mean of each of C channels."""
     channels = images.images.shape[1]
     weights = torch.tensor(_LUMA if channels == 3 else [1 / channels] * channels).view(-1, 1, 1)

@@ -30,7 +30,7 @@ WEIGHTS_NAME, CONFIG_NAME, CARD_NAME = 'model.safetensors', 'config.json', 'READ
 HUB_ORGANIZATION = 'condnet'
 FEATURE_CFG = {'out_indices': (0, 1, 2), 'flatten_sequential': True}  # of timm's extractors of features: three stages
 _SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id')  # where timm can be told to take weights from
-_PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _local_folders(name: str) -> Iterator[Path]:
     parents = [Path(directory)] if directory else []
     if directory and not parents[0].is_dir():
         raise CondnetError(f'{CHECKPOINTS_VARIABLE} names {directory}, which is no directory')
-    for parent in (*parents, _PACKAGE.parent / 'checkpoints', _PACKAGE / 'models' / 'weights'):
+    for parent in (*parents, PACKAGE.parent / 'checkpoints', PACKAGE / 'models' / 'weights'):
         if (parent / name / CONFIG_NAME).is_file():
             yield parent / name
 

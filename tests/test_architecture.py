@@ -1,0 +1,213 @@
+"""The house: which module may use which, what is private stays private, and modules and functions fit their limits.
+
+Imports are read from the sources, also those within functions; what only type checkers see is left out.
+"""
+
+import ast
+import functools
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[1]
+PACKAGE = REPO / 'condnet'
+MOST_LINES, MOST_FUNCTION_LINES = 350, 40
+
+# From the ground up: a part may use those on floors below its own, and itself. Modules beside folders count as parts.
+FLOORS = (
+    ('errors', 'version'),
+    ('utils', 'plugins'),
+    ('spaces',),
+    ('choice',),
+    ('models',),
+    ('data',),
+    ('checkpoints',),
+    ('benchmarks',),
+    ('ranking',),
+    ('recipes',),
+    ('training',),
+    ('searching', 'hub', 'studies'),
+    ('cli',),
+)
+FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
+
+# What is still above its limit or its floor; nothing is to be added.
+LONG_FUNCTIONS: set[str] = {
+    'condnet.cli.train.make_parser',
+    'condnet.data.timm_data.create_timm_loader',
+    'condnet.data.timm_data.timm_images',
+    'condnet.searching.run.search_architectures',
+    'condnet.searching.study.search',
+    'condnet.training.data.create_data',
+    'condnet.training.loop.train_one_epoch',
+    'condnet.training.resume.check_resumable',
+    'condnet.training.run.create_training',
+    'condnet.training.run.train_epochs',
+}
+ABOVE_THEIR_FLOOR: set[tuple[str, str]] = {  # importer, imported
+    ('condnet.hub.publish', 'condnet.cli.validate'),
+    ('condnet.ranking.run', 'condnet'),
+    ('condnet.recipes', 'condnet.cli.flags'),
+    ('condnet.searching.run', 'condnet'),
+    ('condnet.studies.plan', 'condnet.cli.train'),
+    ('condnet.studies.plan', 'condnet.cli.validate'),
+    ('condnet.training.resume', 'condnet.cli.train'),
+    ('condnet.training.run', 'condnet.cli.train'),
+}
+PRIVATE_USES: set[tuple[str, str]] = {  # file, name
+    ('condnet/checkpoints/loading.py', 'condnet.checkpoints.training._arch_as_meant'),
+    ('condnet/checkpoints/loading.py', 'condnet.checkpoints.training._describe'),
+    ('condnet/cli/validate.py', 'condnet.ranking.run._AMP_DTYPES'),
+    ('condnet/ranking/tree.py', 'condnet.ranking.evaluate._as_supernet'),
+    ('condnet/ranking/tree.py', 'condnet.ranking.evaluate._prediction'),
+    ('condnet/ranking/tree.py', 'condnet.ranking.evaluate._score'),
+    ('tests/test_glyphs.py', 'condnet.searching.latency.MeasuredLatency._time'),
+    ('tests/test_ranking.py', 'condnet.ranking.tree._Activations'),
+    ('tests/test_ranking.py', 'condnet.ranking.tree._Kept'),
+    ('tests/test_search.py', 'condnet.searching.export._ONNX_TOLERANCE'),
+    ('tests/test_sharing.py', 'condnet.ranking.workers._BEAT'),
+    ('tests/test_sharing.py', 'condnet.ranking.workers._PATIENCE'),
+    ('tests/test_sharing.py', 'condnet.ranking.workers._SILENCE'),
+    ('tests/test_step.py', 'condnet.training.step._DepthwiseInFloat32'),
+    ('tests/test_studies.py', 'condnet.studies.runner._POLL_SECONDS'),
+    ('tests/test_studies.py', 'condnet.studies.runner._shared_gpu'),
+    ('tests/test_studies.py', 'condnet.studies.runner._start'),
+}
+
+
+def name_of(file: Path) -> str:
+    """Name of the module in a file of the package."""
+    return '.'.join(file.relative_to(REPO).with_suffix('').parts).removesuffix('.__init__')
+
+
+FILES = {name_of(file): file for file in sorted(PACKAGE.rglob('*.py'))}
+
+
+@functools.cache
+def parse(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+def visible(node: ast.AST):
+    """All nodes but those that only type checkers see."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and 'TYPE_CHECKING' in ast.unparse(child.test):
+            continue
+        yield child
+        yield from visible(child)
+
+
+def imports(file: Path) -> set[str]:
+    """Names that a file imports from the package, in full: modules, and what they define."""
+    names = set()
+    for node in visible(parse(file)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f'{file} has a relative import'
+            names |= {f'{node.module}.{alias.name}' for alias in node.names}
+    return {name for name in names if f'{name}.'.startswith('condnet.')}
+
+
+def module_of(name: str) -> str:
+    """The module that an imported name is, or is defined in."""
+    return name if name in FILES else name.rpartition('.')[0]
+
+
+MODULES = {module: {module_of(name) for name in imports(file)} for module, file in FILES.items()}
+
+
+def part(module: str) -> str:
+    """The folder of a module, or itself beside the folders."""
+    return (module.split('.') + [''])[1]
+
+
+def test_every_part_has_a_floor():
+    assert {part(module) for module in FILES} - {''} == set(FLOOR)
+
+
+def test_no_floor_reaches_up():
+    found = {
+        (module, other)
+        for module, others in MODULES.items()
+        for other in others
+        if part(module) and part(module) != part(other) and FLOOR[part(module)] <= FLOOR.get(part(other), 99)
+    }
+    assert found - ABOVE_THEIR_FLOOR == set()
+    assert ABOVE_THEIR_FLOOR - found == set(), 'no longer so; take it out of the list'
+
+
+def test_there_is_no_cycle():
+    """Also none that waits for a call: imports within functions count."""
+    known = {module: {o for o in others if (module, o) not in ABOVE_THEIR_FLOOR} for module, others in MODULES.items()}
+    try:
+        TopologicalSorter(known).prepare()
+    except CycleError as error:
+        pytest.fail(f'modules import one another: {" -> ".join(error.args[1])}')
+
+
+def private_uses(file: Path) -> set[str]:
+    """Private names of the package that a file takes from another module: by import, by attribute, or in a patch."""
+    found = {name for name in imports(file) if is_private(name)}
+    known = {}  # names in the file that are modules of the package
+    for node in visible(parse(file)):
+        if isinstance(node, ast.ImportFrom):
+            known |= {a.asname or a.name: f'{node.module}.{a.name}' for a in node.names}
+        elif isinstance(node, ast.Import):
+            known |= {a.asname or a.name: a.name for a in node.names}
+    for node in visible(parse(file)):
+        if isinstance(node, ast.Attribute):
+            base = ast.unparse(node.value)
+            if known.get(base, base) in FILES and is_private(f'condnet.{node.attr}'):
+                found.add(f'{known.get(base, base)}.{node.attr}')
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith('condnet.'):
+            if all(word.isidentifier() for word in node.value.split('.')) and is_private(node.value):
+                found.add(node.value)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith('.setattr') and len(node.args) > 1:
+            base, name = ast.unparse(node.args[0]), getattr(node.args[1], 'value', '')
+            if known.get(base, base) in FILES and is_private(f'condnet.{name}'):
+                found.add(f'{known.get(base, base)}.{name}')
+    return found
+
+
+def is_private(name: str) -> bool:
+    return any(word.startswith('_') and not word.startswith('__') for word in name.split('.'))
+
+
+def test_what_is_private_stays_private():
+    files = [file for folder in ('condnet', 'tests', 'tools', 'examples') for file in (REPO / folder).rglob('*.py')]
+    found = {(str(f.relative_to(REPO)), name) for f in files if f != Path(__file__) for name in private_uses(f)}
+    assert found - PRIVATE_USES == set()
+    assert PRIVATE_USES - found == set(), 'no longer so; take it out of the list'
+
+
+def test_modules_fit_an_hour_of_reading():
+    lines = {module: len(file.read_text().splitlines()) for module, file in FILES.items()}
+    assert {module: number for module, number in lines.items() if number > MOST_LINES} == {}
+
+
+def test_functions_fit_a_screen():
+    found = {
+        f'{module}.{node.name}'
+        for module, file in FILES.items()
+        for node in ast.walk(parse(file))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno >= MOST_FUNCTION_LINES
+    }
+    assert found - LONG_FUNCTIONS == set()
+    assert LONG_FUNCTIONS - found == set(), 'no longer so; take it out of the list'
+
+
+def test_import_is_light():
+    """Who only builds a model waits neither for figures nor for the search."""
+    heavy = subprocess.run(
+        [sys.executable, '-c', 'import sys, condnet; print(sorted({"optuna", "matplotlib"} & set(sys.modules)))'],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert heavy.stdout.strip() == '[]'
