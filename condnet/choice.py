@@ -12,7 +12,7 @@ Source: "Conditional super-network weights" (https://arxiv.org/abs/2104.11522), 
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -77,7 +77,8 @@ class ChoiceBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | None:
         if self.active is not None:
-            return self.active_module()(x)
+            output: torch.Tensor | None = self.active_module()(x)
+            return output
         outputs = [_mean([module(x) for module in self.weight_sets(o)]) for o in self.choices]
         return _mean(outputs)
 
@@ -159,5 +160,5 @@ def split_supernet(
         ema.split()
 
 
-def _groups_by_parameter(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, dict]:
+def _groups_by_parameter(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, dict[str, Any]]:
     return {parameter: group for group in optimizer.param_groups for parameter in group['params']}

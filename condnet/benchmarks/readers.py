@@ -70,7 +70,7 @@ def _read_macro(space: SearchSpace, text: str, source: Path) -> list[BenchmarkRo
     return [_macro_row(space, arch, entry, f'{source}, {arch!r}') for arch, entry in entries]
 
 
-class _Pairs(list):
+class _Pairs(list[tuple[str, Any]]):
     """The members of a JSON object, in order."""
 
 

@@ -55,7 +55,7 @@ def save_model(
 
 def _as_stored(model: nn.Module, half: bool, tag: str) -> nn.Module:
     """A copy of a model as its folder holds it, and as timm writes it into `config.json`."""
-    stored = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub
+    stored = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
     for parameter in stored.parameters() if half else ():
         parameter.data = parameter.data.half()
     stored.pretrained_cfg = {**stored.pretrained_cfg, 'tag': tag}  # type: ignore[assignment, dict-item]

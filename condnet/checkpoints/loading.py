@@ -23,7 +23,8 @@ from condnet.models.pretrained import (
     list_pretrained,
     read_config,
 )
-from condnet.models.supernet import Supernet, check_state_dict, state_dict_is_split
+from condnet.models.supernet import Supernet
+from condnet.models.weights import check_state_dict, state_dict_is_split
 
 
 def locate(checkpoint: str | Path) -> Path:

@@ -30,7 +30,7 @@ _MOST_COMPARED = 256  # images
 _MOST_COPIES = 0.05  # of the compared images; many data sets have a few
 
 
-class ClassFolders(Dataset):
+class ClassFolders(Dataset[Any]):
     """Images of a folder or tar file of class folders, for timm's loader, which sets `transform`.
 
     Args:

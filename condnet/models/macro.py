@@ -65,7 +65,7 @@ class InvertedBottleneck(nn.Module):
         self.has_residual = stride == 1 and in_chs == out_chs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.project(self.depthwise(self.expand(x)))
+        out: torch.Tensor = self.project(self.depthwise(self.expand(x)))
         return x + out if self.has_residual else out
 
 
@@ -111,7 +111,8 @@ class _Macro(Network):
         self.set_head(num_classes, global_pool, dd)
 
     def final(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv_head(x)
+        output: torch.Tensor = self.conv_head(x)
+        return output
 
 
 class MacroSupernet(Supernet, _Macro):

@@ -63,7 +63,8 @@ class _NB201(Network):
         self.set_head(num_classes, global_pool, dd)
 
     def final(self, x: torch.Tensor) -> torch.Tensor:
-        return self.act(self.norm(x))
+        output: torch.Tensor = self.act(self.norm(x))
+        return output
 
 
 class NB201Supernet(Supernet, _NB201):

@@ -137,4 +137,5 @@ class ReductionBlock(nn.Module):
         self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(in_chs, out_chs, 1, bias=False, **dd))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv2(self.conv1(x)) + self.shortcut(x)
+        output: torch.Tensor = self.conv2(self.conv1(x)) + self.shortcut(x)
+        return output

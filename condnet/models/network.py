@@ -56,17 +56,17 @@ class Network(nn.Module):
         """What TorchScript compiles: the layers that run now, as it does not know the Python around them."""
         return symbolic_trace(self)
 
-    @torch.jit.ignore
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         last = (rf'^{self.last_block}', (99999,))
         blocks = r'^stages\.(\d+)' if coarse else [(r'^stages\.(\d+)\.(\d+)', None), last]
         return {'stem': r'^stem', 'blocks': blocks}
 
-    @torch.jit.ignore
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
     def get_classifier(self) -> nn.Module:
         return self.head
 

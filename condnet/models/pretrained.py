@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import timm
 from huggingface_hub import hf_hub_download
@@ -22,13 +22,15 @@ from timm.models import build_model_with_cfg
 from torch import nn
 
 from condnet.errors import CondnetError, show
-from condnet.models.supernet import Supernet, checkpoint_filter_fn, state_dict_is_split
+from condnet.models.supernet import Supernet, checkpoint_filter_fn
+from condnet.models.weights import state_dict_is_split
 from condnet.utils.filetypes import SAFETENSORS, describe_file
 
 CHECKPOINTS_VARIABLE = 'CONDNET_CHECKPOINTS'  # environment variable: a directory to look for folders in
 WEIGHTS_NAME, CONFIG_NAME, CARD_NAME = 'model.safetensors', 'config.json', 'README.md'
 HUB_ORGANIZATION = 'condnet'
 FEATURE_CFG = {'out_indices': (0, 1, 2), 'flatten_sequential': True}  # of timm's extractors of features: three stages
+Model = TypeVar('Model', bound=nn.Module)
 _SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id')  # where timm can be told to take weights from
 PACKAGE = Path(__file__).parents[1]
 
@@ -157,7 +159,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         text = file.read_bytes().decode()
         if text.startswith('\ufeff'):  # timm, which reads it again, would not take it
             raise CondnetError(f'{file} begins with a byte order mark; save it as UTF-8 without one')
-        config = json.loads(text)
+        config: dict[str, Any] = json.loads(text)
         if isinstance(config, dict) and 'architecture' not in config:
             raise CondnetError(f'{file} is of another program: it names no architecture of timm')
         architecture = config['architecture']
@@ -259,7 +261,7 @@ def stream_sha256(stream: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def build_supernet(model_cls: type[nn.Module], variant: str, pretrained: bool, **kwargs: Any) -> Any:
+def build_supernet(model_cls: type[Model], variant: str, pretrained: bool, **kwargs: Any) -> Model:
     """timm's `build_model_with_cfg`, and what a tag decides: constructor arguments, and which sub-network is active.
 
     Args:
@@ -283,7 +285,7 @@ def build_supernet(model_cls: type[nn.Module], variant: str, pretrained: bool, *
     if isinstance(model, model_cls):  # and no extractor of features
         recorded = inspect.signature(model_cls).parameters.keys() - _NOT_RECORDED
         arguments = {key: value for key, value in kwargs.items() if key in recorded}
-        model._model_args = {**arguments, **getattr(model, '_model_args', {})}  # type: ignore[assignment, dict-item]
+        model._model_args = {**arguments, **getattr(model, '_model_args', {})}  # type: ignore[assignment]
         if found is not None:
             cast(Supernet, model).set_calibrated_subnet(found.get('active_subnet'))
     return model

@@ -67,7 +67,7 @@ class Supernet(nn.Module):
             CondnetError: If that is no architecture of `space`.
         """
         self.register_forward_pre_hook(_before_forward)
-        self.register_load_state_dict_post_hook(_after_load)
+        self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
         check_switch('split', split)
         if split:
             self.split()

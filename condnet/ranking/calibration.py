@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from condnet.errors import CondnetError
-from condnet.models.supernet import Statistics, Supernet
+from condnet.models.statistics import Statistics
+from condnet.models.supernet import Supernet
 
 CALIBRATION_BATCH_SIZE = 256  # part of the result: a batch's variance depends on it
 

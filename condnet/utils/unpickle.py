@@ -61,7 +61,7 @@ class _NumpyType:
         return list(struct.unpack(f'<{num}{self.format}', data))
 
 
-class _NumpyArray(list):
+class _NumpyArray(list[Any]):
     """Stands in for a numpy array of one dimension."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -70,7 +70,7 @@ class _NumpyArray(list):
         self[:] = dtype.read(data, num)
 
 
-def _numpy_scalar(dtype: _NumpyType, data: bytes) -> float:
+def _numpy_scalar(dtype: _NumpyType, data: bytes) -> Any:
     return dtype.read(data, 1)[0]
 
 
