@@ -1,52 +1,60 @@
 """Training in several processes: the same as in one, also after the split, and what happens when one is lost."""
 
 import itertools
+import multiprocessing
 import os
 import socket
-import subprocess
 import sys
 import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess as Process
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import MODELS, train_args
-from train_worker import train
+from train_worker import train, work
 
-import condnet
 from condnet.checkpoints.training import LAST, read_training_checkpoint
 from condnet.cli.train import main
 from condnet.utils.distributed import Group
 
-_TESTS = Path(__file__).parent
+# A server that has imported everything, once, and has no threads: its children start at once, also beside a GPU.
+SERVER = multiprocessing.get_context('forkserver')
+SERVER.set_forkserver_preload(['condnet.cli.train'])
 
 
-def start(command: list[str], size: int = 2) -> list[subprocess.Popen]:
-    """Start processes as torchrun does, but let nobody end the others when one is lost."""
+def start(folder: Path, run: Callable[[list[str]], int | None], arguments: list[str], size: int = 2) -> list[Process]:
+    """Start processes as torchrun does, but let nobody end the others when one is lost; logs are in the folder."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    shared = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'WORLD_SIZE': str(size), 'OMP_NUM_THREADS': '1'}
-    shared['PYTHONPATH'] = str(Path(condnet.__file__).parent.parent)
-    return [
-        subprocess.Popen(
-            [sys.executable, *command],
-            env=os.environ | shared | {'RANK': str(rank), 'LOCAL_RANK': str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
+    shared = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'WORLD_SIZE': str(size)}
+    processes = []
+    for rank in range(size):
+        environment = shared | {'RANK': str(rank), 'LOCAL_RANK': str(rank)}
+        log = folder / f'stderr{len(list(folder.glob("stderr*")))}.txt'
+        log.touch()
+        processes.append(SERVER.Process(target=_run, args=(environment, log, run, arguments), name=str(log)))
+        processes[-1].start()
+    return processes
 
 
-def finish(processes: list[subprocess.Popen], timeout: float = 120) -> list[tuple[int, str]]:
+def _run(environment: dict[str, str], log: Path, run: Callable[[list[str]], int | None], arguments: list[str]) -> None:
+    os.environ.update(environment)
+    with log.open('w') as file:
+        os.dup2(file.fileno(), 2)
+        sys.exit(run(arguments))
+
+
+def finish(processes: list[Process], timeout: float = 120) -> list[tuple[int | None, str]]:
     """Exit status and standard error of each."""
-    try:
-        errors = [process.communicate(timeout=timeout)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
+    for process in processes:
+        process.join(timeout)
+    for process in processes:
+        process.kill()
+        process.join()
+    return [(process.exitcode, Path(process.name).read_text()) for process in processes]
 
 
 def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float) -> None:
@@ -61,7 +69,7 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], t
 )
 def test_two_ranks_equal_one_process(name, mode, tmp_path):
     """In training mode, one that normalises the two halves of a batch for themselves; else one with whole batches."""
-    ends = finish(start([str(_TESTS / 'train_worker.py'), str(tmp_path), mode, name]))
+    ends = finish(start(tmp_path, work, [str(tmp_path), mode, name]))
     assert [status for status, _ in ends] == [0, 0], ends
     (first, *first_statistics), (second, *second_statistics) = (torch.load(tmp_path / f'{i}.pt') for i in range(2))
     assert all(torch.equal(value, second[key]) for key, value in first.items())
@@ -92,27 +100,28 @@ def test_the_command_in_two_processes_and_resumed_in_one(tiny_data, tmp_path):
     alone = train_args(tiny_data, tmp_path / 'alone', *more, '--grad-accum-steps', '2')
     assert main(alone) == 0
     both = train_args(tiny_data, tmp_path / 'both', *more)
-    ends = finish(start(['-m', 'condnet.cli.train', *both]))
+    ends = finish(start(tmp_path, main, both))
     assert [status for status, _ in ends] == [0, 0], ends
     assert 'epoch 3 done' in ends[0][1] and 'epoch' not in ends[1][1]  # one of them logs
     whole = read_run(tmp_path / 'alone')
     assert_close(read_run(tmp_path / 'both'), whole, 1e-4)
     resumed = train_args(tiny_data, tmp_path / 'resumed', *more)
-    ends = finish(start(['-m', 'condnet.cli.train', *resumed, '--stop-epoch', '3']))
+    ends = finish(start(tmp_path, main, [*resumed, '--stop-epoch', '3']))
     assert [status for status, _ in ends] == [0, 0], ends
     more = ['--grad-accum-steps', '2', '--resume', str(tmp_path / 'resumed')]
-    ends = finish(start(['-m', 'condnet.cli.train', *resumed, *more], size=1))
+    ends = finish(start(tmp_path, main, [*resumed, *more], size=1))
     assert [status for status, _ in ends] == [0], ends
     assert 'epoch 3 done' in ends[0][1] and 'epoch 2 done' not in ends[0][1]
     assert_close(read_run(tmp_path / 'resumed'), whole, 1e-4)
 
 
 def test_a_lost_process_ends_the_others(tiny_data, tmp_path):
-    command = train_args(tiny_data, tmp_path, '--epochs', '2000', '--eval-interval', '0', '--recovery-interval', '1')
-    processes = start(['-m', 'condnet.cli.train', *command])
+    output = tmp_path / 'output'
+    command = train_args(tiny_data, output, '--epochs', '2000', '--eval-interval', '0', '--recovery-interval', '1')
+    processes = start(tmp_path, main, command)
     try:
-        while not (tmp_path / LAST).exists():
-            assert processes[0].poll() is None, processes[0].communicate()
+        while not (output / LAST).exists():
+            assert processes[0].is_alive(), finish(processes)
             time.sleep(0.1)
         processes[1].kill()
         status, error = finish(processes, timeout=30)[0]
@@ -121,15 +130,15 @@ def test_a_lost_process_ends_the_others(tiny_data, tmp_path):
             process.kill()
     assert status == 2
     assert 'error: no contact to the other processes of the training: ' in error
-    assert error.rstrip().endswith(f'the last good checkpoint is {tmp_path / LAST}')
-    read_training_checkpoint(tmp_path / LAST)
+    assert error.rstrip().endswith(f'the last good checkpoint is {output / LAST}')
+    read_training_checkpoint(output / LAST)
 
 
 def test_what_the_first_process_finds_wrong_ends_all(tiny_data, tmp_path):
-    command = ['-m', 'condnet.cli.train', *train_args(tiny_data, tmp_path)]
-    ends = finish(start([*command, '--resume', str(tmp_path / 'no.tar')]))
+    command = train_args(tiny_data, tmp_path / 'output')
+    ends = finish(start(tmp_path, main, [*command, '--resume', str(tmp_path / 'no.tar')]))
     assert [status for status, _ in ends] == [2, 2]
     assert all('error: no checkpoint file at ' in error for _, error in ends)
-    ends = finish(start([*command, '--batch-size', '63']))
+    ends = finish(start(tmp_path, main, [*command, '--batch-size', '63']))
     assert [status for status, _ in ends] == [2, 2]
     assert all('--batch-size is 63, expected a multiple of the 2 processes' in error for _, error in ends)

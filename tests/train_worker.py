@@ -1,10 +1,5 @@
-"""Trains a small super-network on noise, split half-way; for `test_distributed.py`, which starts several of these.
+"""Trains a small super-network on noise, split half-way; for `test_distributed.py`, which starts several of these."""
 
-Usage: train_worker.py FOLDER {train,eval,float16} NAME - where to write the weights, BatchNorm's mode (or training in
-float16, where the second process has a gradient that is not finite in one step), name of the model.
-"""
-
-import sys
 from pathlib import Path
 
 import torch
@@ -14,7 +9,7 @@ from condnet.training.step import TrainingStep
 from condnet.training.task import SupernetTask
 from condnet.utils.distributed import Group, join_group
 
-STEPS, SPLIT_AT, BATCH_SIZE = 12, 6, 16
+STEPS, SPLIT_AT, BATCH_SIZE = 6, 3, 8
 
 
 def train(name: str, mode: str, group: Group, num_parts: int = 1) -> tuple[dict[str, torch.Tensor], ...]:
@@ -57,8 +52,14 @@ def statistics(task: SupernetTask) -> dict[str, torch.Tensor]:
     }
 
 
-if __name__ == '__main__':
-    folder, mode, name = sys.argv[1:]
+def work(arguments: list[str]) -> None:
+    """What each process does: train, and write what comes of it to a file named by its rank.
+
+    Args:
+        arguments: Folder to write to; BatchNorm's mode, `train` or `eval`, or `float16` for training in it, where the
+            second process has a gradient that is not finite in one step; name of the model.
+    """
+    folder, mode, name = arguments
     group, _ = join_group('cpu')
     torch.save(train(name, mode, group), Path(folder) / f'{group.rank}.pt')
     group.leave()
