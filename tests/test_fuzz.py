@@ -616,7 +616,8 @@ def recipe(rng: random.Random, folder: Path) -> bool:
     members = [(key, value) for key, value in members if value.tag != 'tag:yaml.org,2002:null']
     expected = {key.value: setting(actions[key.value], value) for key, value in members}
     for key, value in vars(args).items():
-        plain = str(folder / 'r.yaml') if key == 'config' else expected.get(key, parser.get_default(key))
+        plain = str(folder / 'r.yaml') if key == 'recipe' else expected.get(key, parser.get_default(key))
+        plain = tuple(plain) if isinstance(plain, list) else plain
         assert repr(value) == repr(plain) or value == plain, (key, value, plain)
     return True
 

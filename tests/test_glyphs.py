@@ -90,10 +90,14 @@ def test_pillow_without_freetype(monkeypatch):
         render_glyphs()
 
 
+def data_of(*flags):
+    config, device, group = parse_args(list(flags)), torch.device('cpu'), Group()
+    images, settled = open_data(config, device, group)
+    return create_data(config, settled, images, {'mean': glyphs.MEAN, 'std': glyphs.STD}, device, group)
+
+
 def test_letters_are_neither_mirrored_nor_moved_far():
-    args = parse_args(FOUR_EPOCHS)
-    images = open_data(args)
-    batches, _ = create_data(args, images, {'mean': glyphs.MEAN, 'std': glyphs.STD}, torch.device('cpu'), Group())
+    batches, _ = data_of(*FOUR_EPOCHS)
     assert (batches.hflip, batches.padding) == (0, 1)
 
 
@@ -162,8 +166,7 @@ def test_other_weights_and_missing_directory(checkpoint, tmp_path, capsys):
 
 
 def test_check_after_an_epoch_takes_equally_many_letters_by_default():
-    args = parse_args(['--dataset', 'glyphs'])
-    _, data = create_data(args, open_data(args), {'mean': glyphs.MEAN, 'std': glyphs.STD}, torch.device('cpu'), Group())
+    _, data = data_of('--dataset', 'glyphs')
     assert data.targets.bincount().tolist() == [26] * 26
 
 

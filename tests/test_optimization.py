@@ -13,8 +13,8 @@ from timm.scheduler import create_scheduler_v2
 from condnet.checkpoints.training import read_training_checkpoint
 from condnet.choice import split_supernet
 from condnet.cli.train import main, parse_args
+from condnet.training.config import SCHEDULES
 from condnet.training.optimization import (
-    SCHEDULES,
     check_optimizer,
     create_optimizer,
     create_scheduler,
@@ -137,13 +137,13 @@ def test_optimizer_through_split_and_resume(name):
         (['--sched', 'rsqrt'], "--sched is 'rsqrt', expected one of cosine, tanh"),
         (
             ['--sched', 'step', '--epochs', '90'],
-            'changes the rate after 90 epochs, and --epochs is 90',
+            '--sched step changes the rate after 90 epochs, of 90: set decay_epochs',
         ),
         (
             ['--sched', 'multistep', '--epochs', '3', '--decay-milestones', '7', '4'],
-            'after 3 epochs, and',
+            'after 3 epochs, of 3: set decay_milestones',
         ),
-        (['--sched', 'cosine', '--decay-rate', '0.5'], '--decay-rate does nothing with --sched cosine'),
+        (['--sched', 'cosine', '--decay-rate', '0.5'], '--decay-rate does nothing with the schedule cosine'),
         (['--sched', 'wsd', '--epochs', '2'], 'wsd schedule requires 0 < decay_epochs'),
         (['--lr', 'nan'], '--lr is nan'),
     ],

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from condnet.cli.train import parse_args
+from condnet.training.config import Settled, recorded_args
 
 
 def write(tmp_path, content):
@@ -24,8 +25,8 @@ def write(tmp_path, content):
         ('output: 12', 'output', '12'),
         ('amp: on', 'amp', True),
         ('channels_last: no', 'channels_last', False),
-        ('keep_epochs: [1, 2]', 'keep_epochs', [1, 2]),
-        ('input_size: [1, 16, 16]', 'input_size', [1, 16, 16]),
+        ('keep_epochs: [1, 2]', 'keep_epochs', (1, 2)),
+        ('input_size: [1, 16, 16]', 'input_size', (1, 16, 16)),
         ('eval_images:', 'eval_images', None),
         ('dataset: null', 'dataset', None),
         ('model_kwargs: {channels: [8, 8, 1e1], linear_skip: false, drop: 1e-1}', 'model_kwargs',
@@ -107,5 +108,8 @@ def test_what_a_recipe_says_is_what_yaml_wrote(tmp_path):
         'no',
     ]
     args = parse_args(['--data-dir', 'x', *more])
-    again = parse_args(write(tmp_path, yaml.safe_dump(vars(args) | {'data_sha256': None})))
-    assert vars(again) | {'config': None} == vars(args) | {'model_kwargs': {'channels': [8, 8, 8], 'arch': '1e3'}}
+    recorded = vars(recorded_args(args, Settled(26, (1, 16, 16), 'glyphs')))
+    again = parse_args(write(tmp_path, yaml.safe_dump(recorded)))
+    expected = {'recipe': str(tmp_path / 'recipe.yaml'), 'num_classes': 26, 'input_size': (1, 16, 16),
+                'model_kwargs': {'channels': [8, 8, 8], 'arch': '1e3'}}  # fmt: skip
+    assert vars(again) == vars(args) | expected

@@ -19,8 +19,9 @@ from condnet.cli.validate import main as validate
 from condnet.data import Images, InMemoryLoader
 from condnet.models.counts import choices_of, describe_untrained, untrained_choices
 from condnet.spaces.registry import get_space
+from condnet.training.build import create_training
+from condnet.training.config import TrainConfig
 from condnet.training.loop import Progress, check_losses, train_one_epoch
-from condnet.training.run import create_training
 from condnet.training.step import TrainingStep
 from condnet.training.task import archs_of_step
 from tools.kill_training import die_at, differences, final_state, seconds_of_children, start, wait
@@ -204,8 +205,9 @@ def test_weights_ruined_by_a_finite_loss_are_not_saved():
     task.model.head.weight.register_hook(lambda gradient: gradient * float('inf'))
     images = Images(torch.zeros(8, 3, 32, 32, dtype=torch.uint8), torch.arange(8), ())
     batches, saved = InMemoryLoader(images, 4, (0.5,) * 3, (0.5,) * 3), []
+    config = TrainConfig(recovery_interval=1)
     with pytest.raises(FloatingPointError, match='head.weight is not finite after step 0'):
-        train_one_epoch(TrainingStep(task, optimizer), batches, Progress(), save_interval=1, save=saved.append)
+        train_one_epoch(TrainingStep(task, optimizer), batches, Progress(), config, saved.append)
     assert not saved
 
 

@@ -16,8 +16,9 @@ from condnet.cli.train import main
 from condnet.errors import CondnetError
 from condnet.models.counts import choices_of
 from condnet.spaces.registry import get_space
+from condnet.training.build import create_training
+from condnet.training.config import recorded_settings
 from condnet.training.resume import resume
-from condnet.training.run import create_training
 from condnet.training.step import TrainingStep, _DepthwiseInFloat32, compile_model
 from condnet.training.task import SupernetTask, archs_of_step
 
@@ -134,8 +135,9 @@ def test_momentum_of_copies(shares, tiny_data, tmp_path):
     for state in checkpoint['optimizer']['state'].values():
         if state:  # as if it came from a GPU, where every one is copied for itself
             state['momentum_buffer'] = state['momentum_buffer'].clone()
-    step, _ = create_training(checkpoint['args'], torch.device('cpu'))
-    resume(step, checkpoint, checkpoint['args'])
+    training = create_training(*recorded_settings(checkpoint['args']), torch.device('cpu'))
+    resume(training, checkpoint)
+    step = training.step
     num_copies = 0
     for block in step.task.model.choice_blocks():
         for operation in block.space.choices:

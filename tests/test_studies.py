@@ -47,7 +47,7 @@ def study(tmp_path, monkeypatch):
 def no_figures(monkeypatch):
     """Draws nothing: that takes longer than a study of stand-ins."""
     for name in ('plot_selection', 'plot_validation'):
-        monkeypatch.setattr(condnet.study_report, name, lambda panels, _: repr(panels).encode())
+        monkeypatch.setattr(condnet.studies.report, name, lambda panels, _: repr(panels).encode())
 
 
 def rows_of(path):

@@ -3,18 +3,19 @@
 The folder `studies` holds studies, one YAML file each, see `condnet.studies`.
 """
 
-import argparse
+import dataclasses
 import difflib
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from condnet.cli.flags import ModelKwargs
 from condnet.errors import CondnetError
 from condnet.models.arguments import ARCHITECTURES, parse_model_argument
+from condnet.utils.settings import Kind, kinds_of
 
 _FOLDER = Path(__file__).parent
+IMPORT = 'import'  # no setting: modules to import first, see `condnet.plugins`
 # What a training writes into its args.yaml beside the flags.
 _RECORDED = {'data_name', 'data_sha256', 'data_fingerprint', 'num_processes', 'hardware'}
 _PLAIN_TAGS = {f'tag:yaml.org,2002:{kind}' for kind in ('str', 'int', 'float', 'bool', 'null', 'timestamp')}
@@ -45,62 +46,71 @@ def _find(name: str, folder: Path, kind: str) -> Path:
             return path
     packaged = ', '.join(sorted(path.stem for path in folder.glob('*.yaml')))
     raise CondnetError(f'no {kind} {name!r}: neither a file nor one of the packaged ones ({packaged})')
-    raise CondnetError(f'no recipe {name!r}: neither a file nor one of the packaged ones ({packaged})')
 
 
-def read_recipe(name: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
+def read_recipe(name: str, config: type) -> dict[str, Any]:
     """The settings of a recipe, or of the args.yaml of a training.
 
     A value means what the same text means to the flag: YAML itself would make text of 1e-3, and 8 of 010.
 
     Args:
         name: Its name or path, see `find_recipe`.
-        parser: The flags that the settings stand for.
+        config: The dataclass that the settings are for: the fields that `condnet.utils.settings.setting` makes.
+
+    Returns:
+        What it sets; `import` may be there as well, the modules that it needs.
 
     Raises:
-        CondnetError: If it is no recipe, or a setting is unknown, is there twice, or has a value that the flag does not
-            take.
+        CondnetError: If it is no recipe, or a setting is unknown, is there twice, or has a value of another kind.
     """
-    return _parse(f'recipe {name}', find_recipe(name).read_bytes(), parser)
+    return _parse(f'recipe {name}', find_recipe(name).read_bytes(), config)
 
 
-def check_settings(source: str, settings: dict[str, Any], parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """Settings that were read from YAML, as the flags that they stand for have them.
+def check_settings(source: str, settings: dict[str, Any], config: type) -> dict[str, Any]:
+    """Settings that were read from YAML, as a recipe has them.
 
     Args:
         source: Where they stand, for errors.
         settings: The settings by name.
-        parser: The flags.
+        config: The dataclass that they are for.
 
     Raises:
         CondnetError: As of `read_recipe`.
     """
-    return _parse(source, yaml.safe_dump(settings, sort_keys=False).encode(), parser) if settings else {}
+    return _parse(source, yaml.safe_dump(settings, sort_keys=False).encode(), config) if settings else {}
 
 
-def _parse(source: str, content: bytes, parser: argparse.ArgumentParser) -> dict[str, Any]:
+def _parse(source: str, content: bytes, config: type) -> dict[str, Any]:
     try:
         root = yaml.compose(content, yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise CondnetError(f'{source} is not YAML: {" ".join(str(error).split())}') from error
     if root is None or not _is_mapping(root):
         raise CondnetError(f'{source} holds {"nothing" if root is None else _shown(root)}, expected settings')
-    actions = {action.dest: action for action in parser._actions if action.dest not in ('help', 'config')}
     try:
         nodes = _items(root)
         if nodes.keys() & _RECORDED:
             nodes = {key: node for key, node in nodes.items() if key not in _RECORDED | {'config'}}
-        settings = {}
-        for key, node in nodes.items():
-            if key not in actions:
-                near = [f'; did you mean {name!r}?' for name in difflib.get_close_matches(key, actions, 1)]
-                raise CondnetError(f'unknown setting {key!r}{"".join(near)}')
-            if node.tag != _NULL:
-                settings[key] = _setting(actions[key], node)
-            elif actions[key].default is not None:
-                raise CondnetError(f'{key} is {_shown(node)}, expected a value')
+        return _settings(nodes, config)
     except CondnetError as error:
         raise CondnetError(f'{source}: {error}') from error
+
+
+def _settings(nodes: dict[str, yaml.Node], config: type) -> dict[str, Any]:
+    choices = {field.name: field.metadata['choices'] for field in dataclasses.fields(config) if field.metadata}
+    choices[IMPORT] = ()
+    kinds = {IMPORT: Kind(str)} | {name: kind for name, kind in kinds_of(config).items() if name in choices}
+    settings = {}
+    for key, node in nodes.items():
+        if key not in kinds:
+            near = [f'; did you mean {name!r}?' for name in difflib.get_close_matches(key, kinds, 1)]
+            raise CondnetError(f'unknown setting {key!r}{"".join(near)}')
+        if node.tag != _NULL:
+            settings[key] = value = _setting(key, kinds[key], node)
+            if choices[key] and value not in choices[key]:
+                raise CondnetError(f'{key} is {_shown(node)}, expected one of {", ".join(choices[key])}')
+        elif not kinds[key].is_optional:
+            raise CondnetError(f'{key} is {_shown(node)}, expected a value')
     return settings
 
 
@@ -121,36 +131,33 @@ def _items(node: yaml.Node) -> dict[str, yaml.Node]:
     return items
 
 
-def _setting(action: argparse.Action, node: yaml.Node) -> Any:
-    """The value that a flag has from a recipe."""
-    wrong = CondnetError(f'{action.dest} is {_shown(node)}, which the flag does not take')
-    if isinstance(action, ModelKwargs):
+def _setting(name: str, kind: Kind, node: yaml.Node) -> Any:
+    """The value that a setting has from a recipe."""
+    wrong = CondnetError(f'{name} is {_shown(node)}, which the flag does not take')
+    if kind.type is dict:
         if not _is_mapping(node):
             raise wrong
         return {key: _model_argument(key, value) for key, value in _items(node).items()}
-    if action.nargs == 0:  # a switch
+    if not kind.length:
+        return _parsed(kind.type, node, wrong)
+    if not _is_list(node) or (kind.length > 0 and len(node.value) != kind.length):
+        raise wrong
+    if kind.is_optional and not node.value:  # none at all is no value where there may be no list
+        raise wrong
+    return [_parsed(kind.type, item, wrong) for item in node.value]
+
+
+def _parsed(kind: type, node: yaml.Node, wrong: CondnetError) -> Any:
+    if not isinstance(node, yaml.ScalarNode) or node.tag not in _PLAIN_TAGS - {_NULL}:
+        raise wrong
+    if kind is bool:
         if node.tag != _BOOL:
             raise wrong
         return yaml.SafeLoader.bool_values[node.value.lower()]
-    if action.nargs is None:
-        return _parsed(action, node, wrong)
-    if not _is_list(node) or (isinstance(action.nargs, int) and len(node.value) != action.nargs):
-        raise wrong
-    if action.nargs == '+' and not node.value:
-        raise wrong
-    return [_parsed(action, item, wrong) for item in node.value]
-
-
-def _parsed(action: argparse.Action, node: yaml.Node, wrong: CondnetError) -> Any:
-    if not isinstance(node, yaml.ScalarNode) or node.tag not in _PLAIN_TAGS - {_NULL}:
-        raise wrong
     try:
-        value = action.type(node.value) if callable(action.type) else node.value
+        return kind(node.value)
     except (ValueError, TypeError) as error:
         raise wrong from error
-    if action.choices is not None and value not in action.choices:
-        raise CondnetError(f'{action.dest} is {_shown(node)}, expected one of {", ".join(action.choices)}')
-    return value
 
 
 def _model_argument(key: str, node: yaml.Node, depth: int = 0) -> Any:

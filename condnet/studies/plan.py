@@ -1,6 +1,6 @@
 """Studies as they are written: a YAML file, and the steps that follow from it."""
 
-import argparse
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,12 +13,13 @@ import yaml
 
 from condnet.checkpoints.training import LAST
 from condnet.choice import ChoiceBlock
-from condnet.cli.train import make_parser as training_parser
-from condnet.cli.validate import make_parser as ranking_parser
 from condnet.errors import CondnetError
 from condnet.models import Supernet
-from condnet.recipes import check_settings, find_study, read_recipe
+from condnet.plugins import import_modules
+from condnet.recipes import IMPORT, check_settings, find_study, read_recipe
 from condnet.studies.runner import Step
+from condnet.training.config import TrainConfig
+from condnet.utils.settings import SettingError, setting
 
 _KEYS = ('recipe', 'seeds', 'split_epochs', 'stop_epochs', 'train', 'rank', 'variants', 'seconds_per_epoch',
          'seconds_per_ranking')  # fmt: skip
@@ -136,20 +137,23 @@ def _read_variant(source: str, name: str, content: dict[str, Any], study: dict[s
     _check_keys(where, content, _VARIANT_KEYS)
     if not re.fullmatch(r'\w[\w.-]*', name):
         raise CondnetError(f'{where}: expected a name of letters, digits, points, hyphens and underscores')
-    parser = training_parser()
     settings: dict[str, Any] = {}
-    for layer in (read_recipe(content.get('recipe', study['recipe']), parser), _settings(where, study, 'train'),
+    for layer in (read_recipe(content.get('recipe', study['recipe']), TrainConfig), _settings(where, study, 'train'),
                   _settings(where, content, 'train')):  # fmt: skip
         both = {'model_kwargs': {**settings.get('model_kwargs', {}), **(layer.get('model_kwargs') or {})}}
         settings |= layer | both
     for key in ('split_epoch', 'keep_epochs', 'stop_epoch', 'seed'):
         settings.pop(key, None)  # of the recipe; the study has its own
-    settings = check_settings(where, settings, parser)
-    parser.set_defaults(**settings)
-    args = parser.parse_args([])
-    space, sizes = _describe_model(where, args)
+    settings = check_settings(where, settings, TrainConfig)
+    if names := settings.get(IMPORT):
+        import_modules(names.split(','))
+    try:
+        config = TrainConfig(**{name: value for name, value in settings.items() if name != IMPORT})
+    except SettingError as error:
+        raise CondnetError(f'{where}: {error}') from error
+    space, sizes = _describe_model(where, config)
     rank = {**_settings(where, study, 'rank'), **_settings(where, content, 'rank')}
-    return Variant(name, settings, tuple(_flags(where, rank)), args.epochs, space, sizes)
+    return Variant(name, settings, tuple(_flags(where, rank)), config.epochs, space, sizes)
 
 
 def _settings(source: str, content: dict[str, Any], key: str) -> dict[str, Any]:
@@ -167,27 +171,43 @@ def _settings(source: str, content: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _flags(source: str, settings: dict[str, Any]) -> Iterator[str]:
     """Settings of a ranking as flags."""
-    settings = check_settings(source, settings, ranking_parser())
-    for key, value in settings.items():
+    config = _ranking_settings()
+    is_on = {field.name: field.default is True for field in dataclasses.fields(config)}  # by default
+    for key, value in check_settings(source, settings, config).items():
         flag = key.replace('_', '-')
         if isinstance(value, bool):
-            yield from (
-                (f'--{flag}',) if value else (f'--no-{flag}',) if key in ('calib_augment', 'channels_last') else ()
-            )
+            yield from (f'--{flag}',) if value else (f'--no-{flag}',) if is_on[key] else ()
         else:
             yield from (f'--{flag}', *map(str, value if isinstance(value, list) else [value]))
 
 
-def _describe_model(source: str, args: argparse.Namespace) -> tuple[str, tuple[int, int]]:
+def _ranking_settings() -> type:
+    """The settings of a ranking as a dataclass, made from the flags for as long as these are not made from one."""
+    from condnet.cli.validate import make_parser
+
+    fields: list[tuple[str, Any, Any]] = []
+    for action in make_parser()._actions:
+        if action.dest in ('help', IMPORT):
+            continue
+        hint: Any = bool if action.nargs == 0 else action.type or str
+        if action.nargs == '*':
+            hint = tuple[hint, ...]
+        choices = () if action.nargs == 0 else tuple(map(str, action.choices or ()))
+        optional = hint if action.default is not None else hint | None
+        fields.append((action.dest, optional, setting(action.default, choices=choices)))
+    return dataclasses.make_dataclass('RankingSettings', fields)
+
+
+def _describe_model(source: str, config: TrainConfig) -> tuple[str, tuple[int, int]]:
     """The search space of a model, and about how large its checkpoints are before the split and after it."""
     try:
         with torch.device('meta'):  # only its shapes matter
-            model = timm.create_model(args.model, **args.model_kwargs)
+            model = timm.create_model(config.model, **config.model_kwargs)
     except (RuntimeError, TypeError) as error:
-        raise CondnetError(f'{source}: cannot build the model {args.model!r}: {error}') from error
+        raise CondnetError(f'{source}: cannot build the model {config.model!r}: {error}') from error
     if not isinstance(model, Supernet) or model.is_split:
-        raise CondnetError(f'{source}: {args.model} is no unsplit super-network')
-    numbers_per_weight = 2 + args.model_ema + ('adam' in args.opt)  # weights, momentum
+        raise CondnetError(f'{source}: {config.model} is no unsplit super-network')
+    numbers_per_weight = 2 + config.model_ema + ('adam' in config.opt)  # weights, momentum
     unsplit = sum(p.numel() for p in model.parameters())
     added = sum(
         (model.space.num_contexts(block.decision) - 1) * sum(p.numel() for p in block.parameters())

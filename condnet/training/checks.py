@@ -1,31 +1,30 @@
 """What is tried with a model before anything is written."""
 
-import argparse
-
 import torch
 from torch import nn
 
 from condnet.errors import CondnetError
 from condnet.models.trial import check_forward
+from condnet.training.config import Settled, TrainConfig
 from condnet.training.step import TrainingStep
 
 
-def check_model(step: TrainingStep, args: argparse.Namespace) -> None:
+def check_model(step: TrainingStep, config: TrainConfig, settled: Settled) -> None:
     """Try a model on images of the size that it is to be trained on, before anything is written; it stays as it is.
 
     Raises:
         CondnetError: If it cannot take them, or does not give the scores of the classes.
     """
     model, device = step.task.model, step.task.device
-    if args.channels_last and device.type == 'cpu' and any(map(_breaks_channels_last, model.modules())):
-        raise CondnetError(f'{args.model} has a 1x1 convolution with a stride on few channels, whose gradient in the '
+    if config.channels_last and device.type == 'cpu' and any(map(_breaks_channels_last, model.modules())):
+        raise CondnetError(f'{config.model} has a 1x1 convolution with a stride on few channels, whose gradient in the '
                            'layout channels_last crashes PyTorch on CPUs; use --no-channels-last')  # fmt: skip
-    num = min(2, max(1, args.batch_size // step.group.size // step.num_parts))
+    num = min(2, max(1, config.batch_size // step.group.size // step.num_parts))
     with step.autocast():
-        output = check_forward(model, args.input_size, num, device)
-    if not isinstance(output, torch.Tensor) or output.shape != (num, args.num_classes):
+        output = check_forward(model, settled.input_size, num, device)
+    if not isinstance(output, torch.Tensor) or output.shape != (num, settled.num_classes):
         found = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise CondnetError(f'{args.model} gives {found} for {num} images, expected scores of {args.num_classes} '
+        raise CondnetError(f'{config.model} gives {found} for {num} images, expected scores of {settled.num_classes} '
                            'classes')  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """The data of a training: batches, and the images of the check after an epoch."""
 
-import argparse
 from typing import Any
 
 import torch
@@ -21,98 +20,112 @@ from condnet.data.sources import open_images
 from condnet.errors import CondnetError
 from condnet.ranking.calibration import CALIBRATION_BATCH_SIZE
 from condnet.ranking.evaluate import EvaluationData, choose_images, evaluation_data
+from condnet.training.config import Settled, TrainConfig
+from condnet.utils.device import hardware_name
 from condnet.utils.distributed import Group
 
+Batches = InMemoryLoader | TimmLoader
 _DEFAULT_EVAL_IMAGES = 1000  # withheld images for the check after an epoch
 
 
-def open_data(args: argparse.Namespace) -> Images | None:
-    """The training set in memory, or None with `--dataset`; settles number of classes and size of the images."""
-    images = open_images(args)
-    num_classes = 10 if images is None else len(images.classes)
-    input_size = [3, 32, 32] if images is None else list(images.images.shape[1:])
-    args.num_classes, args.input_size = args.num_classes or num_classes, args.input_size or input_size
-    args.data_name, args.data_sha256, args.data_fingerprint = args.dataset, None, None
-    source = args.data_dir or args.dataset
-    if images is not None:
-        args.data_name = dataset_name(images)
-        # Another Pillow may draw the letters a little differently; that does not make glyphs another data set.
-        args.data_sha256 = None if args.data_name == 'glyphs' else images.sha256()
-        if args.num_classes < num_classes:
-            raise CondnetError(f'--num-classes is {args.num_classes}, but {source} has {num_classes} classes')
-        check_size(images, args.input_size)
-        args.data_fingerprint = None if args.data_name == 'glyphs' else fingerprint_of(images)
-    return images
+def open_data(config: TrainConfig, device: torch.device, group: Group) -> tuple[Images | None, Settled]:
+    """The training set in memory, or None for one that goes through timm, and what is settled by it.
+
+    Raises:
+        CondnetError: If it is missing, or does not go with the number of classes or the size of the images.
+    """
+    images = open_images(config)  # type: ignore[arg-type]  # whatever has these settings
+    machine = {'num_processes': group.size, 'hardware': hardware_name(device)}
+    if images is None:
+        size = config.input_size or (3, 32, 32)
+        return None, Settled(config.num_classes or 10, size, config.dataset, **machine)  # type: ignore[arg-type]
+    num_classes, (channels, height, width) = len(images.classes), images.images.shape[1:]
+    size, name = config.input_size or (channels, height, width), dataset_name(images)
+    if config.num_classes is not None and config.num_classes < num_classes:
+        raise CondnetError(f'--num-classes is {config.num_classes}, but {config.data_dir or config.dataset} has '
+                           f'{num_classes} classes')  # fmt: skip
+    # Another Pillow may draw the letters a little differently; that does not make glyphs another data set.
+    is_drawn = name == 'glyphs'
+    sha256 = None if is_drawn else images.sha256()
+    check_size(images, size)
+    fingerprint = None if is_drawn else fingerprint_of(images)
+    return images, Settled(config.num_classes or num_classes, size, name, sha256, fingerprint, **machine)  # type: ignore[arg-type]
 
 
 def create_data(
-    args: argparse.Namespace, images: Images | None, config: dict[str, Any], device: torch.device, group: Group
-) -> tuple[InMemoryLoader | TimmLoader, EvaluationData | None]:
+    config: TrainConfig,
+    settled: Settled,
+    images: Images | None,
+    statistics: dict[str, Any],
+    device: torch.device,
+    group: Group,
+) -> tuple[Batches, EvaluationData | None]:
     """Batches to train on, this process's share, and the data of the check after an epoch, if there is to be one.
+
+    Args:
+        config: Settings.
+        settled: Size of the images, and number of classes.
+        images: The training set in memory, or None.
+        statistics: `mean` and `std` of the channels, as a model's `pretrained_cfg` has them.
+        device: Where to.
+        group: The processes that share the batches.
 
     Raises:
         CondnetError: If there are too few images, or a batch cannot be shared.
     """
-    share, rest = divmod(args.batch_size, group.size)
-    if rest or share < args.grad_accum_steps:
-        raise CondnetError(f'--batch-size is {args.batch_size}, expected a multiple of the {group.size} processes, '
-                           f'with at least {args.grad_accum_steps} images for each (--grad-accum-steps)')  # fmt: skip
-    batches: InMemoryLoader | TimmLoader
+    share, rest = divmod(config.batch_size, group.size)
+    if rest or share < config.grad_accum_steps:
+        raise CondnetError(f'--batch-size is {config.batch_size}, expected a multiple of the {group.size} processes, '
+                           f'with at least {config.grad_accum_steps} images for each (--grad-accum-steps)')  # fmt: skip
+    common = {'mean': statistics['mean'], 'std': statistics['std'], 'seed': config.seed, 'device': device,
+              'rank': group.rank, 'world_size': group.size}  # fmt: skip
+    batches: Batches
     if images is None:
-        batches = create_timm_loader(
-            args.dataset,
-            args.data_dir,
-            args.train_split,
-            input_size=tuple(args.input_size),
-            batch_size=args.batch_size,
-            mean=config['mean'],
-            std=config['std'],
-            seed=args.seed,
-            workers=args.workers,
-            device=device,
-            download=args.download,
-            rank=group.rank,
-            world_size=group.size,
-            train_split=args.train_split,
-            num_classes=args.num_classes,
-        )
+        batches = _timm_batches(config, settled, common)
     else:
-        batches = InMemoryLoader(
-            images.select(withheld_indices(images.targets)[0]),
-            args.batch_size,
-            config['mean'],
-            config['std'],
-            seed=args.seed,
-            device=device,
-            channels_last=args.channels_last,
-            rank=group.rank,
-            world_size=group.size,
-            **augmentation_of(images),
-        )
+        chosen = images.select(withheld_indices(images.targets)[0])
+        more = augmentation_of(images)
+        batches = InMemoryLoader(chosen, config.batch_size, channels_last=config.channels_last, **more, **common)
     if len(batches) == 0:
-        raise CondnetError(
-            f'{args.data_dir or args.dataset} has fewer training images than a batch of {args.batch_size}'
-        )
-    if not args.eval_interval:
+        source = config.data_dir or config.dataset
+        raise CondnetError(f'{source} has fewer training images than a batch of {config.batch_size}')
+    if not config.eval_interval:
         return batches, None
-    calibration, validation = choose_evaluation_images(args, images)
-    return batches, evaluation_data(calibration, validation, config, device, args.channels_last)
+    calibration, validation = _choose_evaluation_images(config, settled, images)
+    return batches, evaluation_data(calibration, validation, statistics, device, config.channels_last)
 
 
-def choose_evaluation_images(args: argparse.Namespace, images: Images | None) -> tuple[Images, Images]:
+def _timm_batches(config: TrainConfig, settled: Settled, common: dict[str, Any]) -> TimmLoader:
+    return create_timm_loader(
+        config.dataset or '',
+        config.data_dir or '',
+        config.train_split,
+        input_size=settled.input_size,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        download=config.download,
+        train_split=config.train_split,
+        num_classes=settled.num_classes,
+        **common,
+    )
+
+
+def _choose_evaluation_images(config: TrainConfig, settled: Settled, images: Images | None) -> tuple[Images, Images]:
     """Images to calibrate on, and withheld images to validate on, for the check after an epoch."""
     if images is not None:
-        num_images = args.eval_images
+        num_images = config.eval_images
         if num_images is None:
             num_classes, withheld = len(images.classes), images.targets[withheld_indices(images.targets)[1]]
             least = int(withheld.bincount(minlength=num_classes).min())
             num_images = min(least, _DEFAULT_EVAL_IMAGES // num_classes) * num_classes or None  # None: all
-        return choose_images(images, args.eval_batches, num_images)
-    nums = args.eval_batches * CALIBRATION_BATCH_SIZE, args.eval_images or _DEFAULT_EVAL_IMAGES
+        return choose_images(images, config.eval_batches, num_images)
+    nums = config.eval_batches * CALIBRATION_BATCH_SIZE, config.eval_images or _DEFAULT_EVAL_IMAGES
+    splits = config.train_split, config.val_split
     calibration, validation = choose_timm_images(
-        args.dataset, args.data_dir, (args.train_split, args.val_split), nums, tuple(args.input_size), args.download
+        config.dataset or '', config.data_dir or '', splits, nums, settled.input_size, config.download
     )
     classes = 1 + int(max(calibration.targets.max(), validation.targets.max()))
-    if classes > args.num_classes:
-        raise CondnetError(f'--num-classes is {args.num_classes}, but {args.dataset} has at least {classes} classes')
+    if classes > settled.num_classes:
+        raise CondnetError(f'--num-classes is {settled.num_classes}, but {config.dataset} has at least {classes} '
+                           'classes')  # fmt: skip
     return calibration, validation

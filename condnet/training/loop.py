@@ -4,18 +4,19 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from condnet.data import InMemoryLoader, TimmLoader
+from condnet.data import Batch, InMemoryLoader, TimmLoader
 from condnet.models import Supernet
 from condnet.models.counts import describe_untrained, untrained_choices
 from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, evaluate_subnet
 from condnet.spaces.base import Arch
+from condnet.training.config import TrainConfig
 from condnet.training.step import TrainingStep
 from condnet.training.task import SupernetTask
 from condnet.utils.memory import peak_memory_mb
@@ -46,12 +47,44 @@ class Progress:
     summary: list[dict[str, Any]] = field(default_factory=list)
 
 
+class _Watch:
+    """Keeps time, and looks at the losses now and then: that makes the CPU wait for a GPU."""
+
+    def __init__(self, step: TrainingStep, progress: Progress) -> None:
+        self.step, self.progress = step, progress
+        self.total = torch.tensor(progress.loss, device=step.task.device)
+        self.losses: list[torch.Tensor] = []  # not looked at yet
+        self.started = time.perf_counter() - progress.seconds
+        self.waiting_since = time.perf_counter()
+
+    def batch_is_there(self) -> None:
+        """From here on time is no longer spent on waiting for a batch."""
+        self.progress.waited += time.perf_counter() - self.waiting_since
+
+    def add(self, loss: torch.Tensor, num_images: int) -> None:
+        """Count a batch, over all processes."""
+        self.losses.append(loss)
+        self.total += loss * num_images
+        self.progress.batch += 1
+        self.progress.images += num_images
+
+    def look(self) -> None:
+        """Check all losses that were added, and bring the progress up to date.
+
+        Raises:
+            FloatingPointError: If one is not finite.
+        """
+        check_losses(self.step.task, self.step.optimizer, self.losses, self.progress)
+        self.step.check_scale()
+        self.losses.clear()
+        self.progress.loss, self.progress.seconds = float(self.total), time.perf_counter() - self.started
+
+
 def train_one_epoch(
     step: TrainingStep,
     batches: InMemoryLoader | TimmLoader,
     progress: Progress,
-    log_interval: int = 50,
-    save_interval: int = 0,
+    config: TrainConfig,
     save: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, float]:
     """Train on what is left of an epoch.
@@ -60,8 +93,7 @@ def train_one_epoch(
         step: What is done with a batch.
         batches: Those of the whole epoch.
         progress: Where to start; it is kept up to date.
-        log_interval: Batches between lines of the log.
-        save_interval: Batches after which to save; 0 for never. The end of the epoch is left to the caller.
+        config: How often the log has a line, and a checkpoint is saved. The end of the epoch is left to the caller.
         save: Writes a checkpoint; weights that are not finite never come to it.
 
     Returns:
@@ -72,49 +104,45 @@ def train_one_epoch(
         FloatingPointError: If the loss is not finite, or the weights when they are to be saved.
         ConnectionError: If another process is lost.
     """
-    task, optimizer, group = step.task, step.optimizer, step.group
+    task, num_batches, interval = step.task, len(batches), config.recovery_interval
     task.train()
-    num_batches = len(batches)
-    total = torch.tensor(progress.loss, device=task.device)
-    losses: list[torch.Tensor] = []  # not looked at yet
-    started = time.perf_counter() - progress.seconds
-    waiting_since = time.perf_counter()
-    shown = tqdm(batches.batches(progress.batch), f'epoch {progress.epoch}', num_batches, leave=False,
-                 initial=progress.batch, disable=not (group.is_first and sys.stderr.isatty()))  # fmt: skip
-    for input, target in shown:
-        progress.waited += time.perf_counter() - waiting_since
+    watch = _Watch(step, progress)
+    for input, target in _with_bar(batches, progress, step.group.is_first):
+        watch.batch_is_there()
         loss = step(input, target)
-        losses.append(loss)
-        num_images = len(input) * group.size
-        total += loss * num_images
-        progress.batch += 1
-        progress.images += num_images
+        watch.add(loss, len(input) * step.group.size)
         is_last = progress.batch == num_batches
-        logs = is_last or (progress.batch - 1) % log_interval == 0
-        saves = not is_last and save_interval > 0 and progress.batch % save_interval == 0
-        # Reading a loss makes the CPU wait for a GPU. So there it is not done after every step, but whenever it is done
-        # anyway: no checkpoint is written, and no epoch ends, before every loss so far was looked at.
+        logs = is_last or (progress.batch - 1) % config.log_interval == 0
+        saves = not is_last and interval > 0 and progress.batch % interval == 0
+        # On a GPU not after every step, but whenever it has to be waited for anyway: no checkpoint is written, and no
+        # epoch ends, before every loss so far was looked at.
         if task.device.type == 'cpu' or logs or saves:
-            check_losses(task, optimizer, losses, progress)
-            step.check_scale()
-            losses.clear()
-            progress.loss, progress.seconds = float(total), time.perf_counter() - started
+            watch.look()
         if saves or is_last:
             step.average_statistics()  # before the check, which all processes then pass, or none
-            check_weights(task, optimizer, progress)
+            check_weights(task, step.optimizer, progress)
         if logs:
-            speed = progress.images / progress.seconds
             where = f'epoch {progress.epoch} [{progress.batch}/{num_batches}]'
-            _logger.info(f'{where} loss {float(loss):.4f} {speed:.0f} images/s')
+            _logger.info(f'{where} loss {float(loss):.4f} {progress.images / progress.seconds:.0f} images/s')
         if saves:
             save(progress)
-        waiting_since = time.perf_counter()
+        watch.waiting_since = time.perf_counter()
+    return _metrics(progress, task.device)
+
+
+def _with_bar(batches: InMemoryLoader | TimmLoader, progress: Progress, is_first: bool) -> Iterable[Batch]:
+    """What is left of the batches of an epoch, with a bar on a terminal."""
+    return tqdm(batches.batches(progress.batch), f'epoch {progress.epoch}', len(batches), leave=False,
+                initial=progress.batch, disable=not (is_first and sys.stderr.isatty()))  # fmt: skip
+
+
+def _metrics(progress: Progress, device: torch.device) -> dict[str, float]:
     return {
         'loss': progress.loss / progress.images,
         'seconds': round(progress.seconds, 2),
         'loader_share': round(progress.waited / progress.seconds, 4),
         'images_per_second': round(progress.images / progress.seconds, 1),
-        'peak_memory_mb': round(peak_memory_mb(task.device), 1),
+        'peak_memory_mb': round(peak_memory_mb(device), 1),
     }
 
 

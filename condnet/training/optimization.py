@@ -1,6 +1,5 @@
 """Optimizers and learning rate schedules: timm's, by their names, as far as they go with super-networks."""
 
-import argparse
 import difflib
 import warnings
 from typing import Any
@@ -15,20 +14,9 @@ from torch import nn
 
 from condnet.checkpoints.training import SCHEDULE_FLAGS
 from condnet.errors import CondnetError
+from condnet.training.config import TrainConfig
 
 _LOOKAHEAD = 'lookahead_'
-# Of every schedule, the flags that it depends on. timm's rsqrt is left out: it needs a warm-up.
-SCHEDULES: dict[str, tuple[str, ...]] = {
-    'cosine': ('min_lr',),
-    'tanh': ('min_lr',),
-    'poly': ('decay_rate', 'min_lr'),
-    'wsd': ('decay_epochs', 'min_lr'),
-    'step': ('decay_epochs', 'decay_rate'),
-    'multistep': ('decay_milestones', 'decay_rate'),
-    'plateau': ('patience_epochs', 'decay_rate', 'min_lr'),
-    'constant': (),
-    'none': (),
-}
 
 
 class _Lookahead(Lookahead):
@@ -43,26 +31,26 @@ class _Lookahead(Lookahead):
         """timm's own would stay empty."""
 
 
-def create_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
-    """The optimizer that the flags name. BatchNorm and biases do not decay.
+def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer that the settings name. BatchNorm and biases do not decay.
 
     Raises:
         CondnetError: If there is none of that name, if it cannot be used here, or if it does not take a setting.
     """
-    name = args.opt.lower().removeprefix(_LOOKAHEAD)
-    check_optimizer(args.opt)
+    name = config.opt.lower().removeprefix(_LOOKAHEAD)
+    check_optimizer(config.opt)
     try:
         optimizer = create_optimizer_v2(
             model,
             name,
-            lr=args.lr,
-            weight_decay=args.weight_decay,
-            momentum=args.momentum,
-            foreach=False if args.share_momentum else None,  # what weights share is updated for one after the other
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            foreach=False if config.share_momentum else None,  # what weights share is updated for one after the other
         )
     except (TypeError, ValueError) as error:  # an argument that it does not have, or a value that it does not take
-        raise CondnetError(f'--opt {args.opt} does not go with the other flags: {error}') from error
-    return _Lookahead(optimizer) if args.opt.lower().startswith(_LOOKAHEAD) else optimizer
+        raise CondnetError(f'--opt {config.opt} does not go with the other flags: {error}') from error
+    return _Lookahead(optimizer) if config.opt.lower().startswith(_LOOKAHEAD) else optimizer
 
 
 def check_optimizer(opt: str) -> None:
@@ -91,45 +79,25 @@ def takes_momentum(opt: str) -> bool:
     return get_optimizer_info(opt.lower().removeprefix(_LOOKAHEAD)).has_momentum
 
 
-def create_scheduler(optimizer: torch.optim.Optimizer, args: argparse.Namespace) -> Scheduler:
-    """The schedule that the flags name, stepped after every epoch.
+def create_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig) -> Scheduler:
+    """The schedule that the settings name, stepped after every epoch.
 
     Raises:
-        CondnetError: If there is none of that name, or it does not go with a setting.
+        CondnetError: If it does not go with a setting.
     """
-    check_schedule(args)
-    settings = {name: value for name in SCHEDULE_FLAGS if (value := getattr(args, name)) is not None}
-    name = 'constant' if args.sched == 'none' else args.sched  # timm makes no scheduler at all of none
+    settings = {name: value for name in SCHEDULE_FLAGS if (value := getattr(config, name)) is not None}
+    name = 'constant' if config.sched == 'none' else config.sched  # timm makes no scheduler at all of none
     try:
         with warnings.catch_warnings():  # timm's plateau says that its state is not kept; `schedule_state` keeps it
             warnings.simplefilter('ignore', FutureWarning)
             scheduler, _ = create_scheduler_v2(
-                optimizer, name, num_epochs=args.epochs, min_lr=args.min_lr, plateau_mode='min', **settings
+                optimizer, name, num_epochs=config.epochs, min_lr=config.min_lr, plateau_mode='min', **settings
             )
     except ValueError as error:
-        raise CondnetError(f'--sched {args.sched} does not go with the other flags: {error}') from error
+        raise CondnetError(f'--sched {config.sched} does not go with the other flags: {error}') from error
     if isinstance(scheduler, PlateauLRScheduler):
         scheduler.lr_scheduler.eps = 0.0  # PyTorch's 1e-8 would never change a rate that is as small
     return scheduler
-
-
-def check_schedule(args: argparse.Namespace) -> None:
-    """Check that there is such a schedule, that it depends on what is set, and that it does something.
-
-    Raises:
-        CondnetError: If not.
-    """
-    if args.sched not in SCHEDULES:
-        raise CondnetError(f'--sched is {args.sched!r}, expected one of {", ".join(SCHEDULES)}')
-    for name in SCHEDULE_FLAGS:
-        if getattr(args, name) is not None and name not in SCHEDULES[args.sched]:
-            raise CondnetError(f'--{name.replace("_", "-")} does nothing with --sched {args.sched}')
-    # timm counts milestones from 1: the epoch of that number is the first one with another rate.
-    first = {'step': args.decay_epochs or 90, 'multistep': min(args.decay_milestones or [90]) - 1}.get(args.sched, 0)
-    if first >= args.epochs:
-        flag = '--' + SCHEDULES[args.sched][0].replace('_', '-')
-        raise CondnetError(f'--sched {args.sched} changes the rate after {first:g} epochs, and --epochs is '
-                           f'{args.epochs}: set {flag}')  # fmt: skip
 
 
 def schedule_state(scheduler: Scheduler) -> dict[str, Any]:

@@ -1,16 +1,16 @@
 """Going on with a training: what must be the same, and what is restored."""
 
-import argparse
 from typing import Any
 
 import torch
-from timm.scheduler.scheduler import Scheduler
 
 from condnet.checkpoints.training import SCHEDULE_FLAGS
 from condnet.errors import CondnetError
+from condnet.training.build import Training
+from condnet.training.config import Settled, TrainConfig, recorded_args
 from condnet.training.loop import Progress
 from condnet.training.optimization import load_schedule_state
-from condnet.training.step import TrainingStep, compile_model
+from condnet.training.step import compile_model
 
 # What must be the same for a resumed training to be the one that was interrupted.
 _SAME = ('model', 'model_kwargs', 'num_classes', 'input_size', 'data_name', 'data_sha256', 'epochs',
@@ -20,16 +20,7 @@ _SAME = ('model', 'model_kwargs', 'num_classes', 'input_size', 'data_name', 'dat
 _VALIDATION = ('eval_interval', 'eval_archs', 'eval_batches', 'eval_images')
 
 
-def _without_tuples(value: Any) -> Any:
-    """A setting as YAML has it, so that one from args.yaml is the one that was a flag."""
-    if isinstance(value, dict):
-        return {key: _without_tuples(item) for key, item in value.items()}
-    return [_without_tuples(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def resume(
-    step: TrainingStep, checkpoint: dict[str, Any], args: argparse.Namespace, scheduler: Scheduler | None = None
-) -> Progress:
+def resume(training: Training, checkpoint: dict[str, Any]) -> Progress:
     """Continue a checkpoint. The learning rate comes with the optimizer, and the scheduler with what it remembers.
 
     Returns:
@@ -38,30 +29,29 @@ def resume(
     Raises:
         CondnetError: If the checkpoint is of another training, or the split does not fit it.
     """
-    task, optimizer = step.task, step.optimizer
-    progress, is_split = check_resumable(checkpoint, args)
+    config, step, task = training.config, training.step, training.step.task
+    progress, is_split = check_resumable(checkpoint, config, training.settled)
     if is_split:
-        task.split(optimizer)
-        if args.torchcompile:
+        task.split(step.optimizer)
+        if config.torchcompile:
             compile_model(task.model)
     try:
         task.load_checkpoint_state(checkpoint['state_dict'], checkpoint['task_state'])
-        if args.model_ema:
+        if config.model_ema:
             task.load_checkpoint_state(checkpoint['state_dict_ema'], ema=True)
-        optimizer.load_state_dict(checkpoint['optimizer'])
+        step.optimizer.load_state_dict(checkpoint['optimizer'])
         if is_split:
-            task.share_momentum(optimizer)
+            task.share_momentum(step.optimizer)
         step.scaler.load_state_dict(checkpoint.get('scaler', {}))
-        if scheduler is not None:
-            load_schedule_state(scheduler, checkpoint.get('scheduler', {}))
+        load_schedule_state(training.scheduler, checkpoint.get('scheduler', {}))
     except (KeyError, RuntimeError) as error:
-        raise CondnetError(f'{args.resume} does not fit {args.model}: {str(error).splitlines()[0]}') from error
+        raise CondnetError(f'{config.resume} does not fit {config.model}: {str(error).splitlines()[0]}') from error
     set_random_state(checkpoint['random_state'], task.device)
     return progress
 
 
-def check_resumable(checkpoint: dict[str, Any], args: argparse.Namespace) -> tuple[Progress, bool]:
-    """Check that the flags go on with the training of a checkpoint.
+def check_resumable(checkpoint: dict[str, Any], config: TrainConfig, settled: Settled) -> tuple[Progress, bool]:
+    """Check that the settings go on with the training of a checkpoint.
 
     Returns:
         How far it is, and whether it is split.
@@ -69,39 +59,48 @@ def check_resumable(checkpoint: dict[str, Any], args: argparse.Namespace) -> tup
     Raises:
         CondnetError: If they describe another training.
     """
-    from condnet.cli.train import make_parser
-
-    before, parser = vars(checkpoint['args']), make_parser()
-    # What validation computes is no part of a training, unless plateau goes by it.
-    for name in (*_SAME, *(_VALIDATION if args.sched == 'plateau' else ())):
-        value = before.get(name, parser.get_default(name))  # the flag may be newer than the checkpoint
-        if _without_tuples(value) != _without_tuples(getattr(args, name)):
-            if name == 'data_sha256':
-                raise CondnetError(f'{args.resume} was trained with {name} {value!r}, not {getattr(args, name)!r}: a '
-                                   'resumed training keeps its images, and in the same encoding')  # fmt: skip
-            raise CondnetError(
-                f'{args.resume} was trained with {name} {value!r}, not {getattr(args, name)!r}; a resumed training '
-                f'keeps it'
-            )
+    before, state = vars(checkpoint['args']), checkpoint['task_state']
+    _check_same(before, config, settled)
     try:
-        progress, is_split = Progress(**checkpoint['progress']), checkpoint['task_state']['split']
+        progress, is_split = Progress(**checkpoint['progress']), state['split']
     except (KeyError, TypeError) as error:
-        raise CondnetError(f'{args.resume} is of another version of condnet: rank it, but train anew') from error
-    if is_split and args.update_unsampled and 'last_contexts' not in checkpoint['task_state']:
-        raise CondnetError(f'{args.resume} was trained by a version of condnet whose --update-unsampled was not the '
+        raise CondnetError(f'{config.resume} is of another version of condnet: rank it, but train anew') from error
+    if is_split and config.update_unsampled and 'last_contexts' not in state:
+        raise CondnetError(f'{config.resume} was trained by a version of condnet whose --update-unsampled was not the '
                            "authors' method after the split: go on from its last unsplit checkpoint")  # fmt: skip
-    num_before = before.get('num_processes', 1)
-    if progress.batch and args.dataset not in (None, 'glyphs') and num_before != args.num_processes:
-        raise CondnetError(f'{args.resume} is in mid-epoch, and with --dataset the order of the images depends on the '
-                           f'number of processes: continue with {num_before}, not {args.num_processes}')  # fmt: skip
-    if is_split and before.get('split_epoch') != args.split_epoch:
-        raise CondnetError(f'{args.resume} was split at epoch {before.get("split_epoch")}, not {args.split_epoch}')
-    if not is_split and 0 < args.split_epoch and (args.split_epoch, 0) < (progress.epoch, progress.batch):
-        raise CondnetError(
-            f'{args.resume} has trained {progress.epoch} epochs and {progress.batch} batches unsplit, it is too late '
-            f'to split at {args.split_epoch}'
-        )
+    num_before, num_now = before.get('num_processes', 1), settled.num_processes
+    if progress.batch and config.dataset not in (None, 'glyphs') and num_before != num_now:
+        raise CondnetError(f'{config.resume} is in mid-epoch, and with --dataset the order of the images depends on '
+                           f'the number of processes: continue with {num_before}, not {num_now}')  # fmt: skip
+    split_epoch = config.split_epoch
+    if is_split and before.get('split_epoch') != split_epoch:
+        raise CondnetError(f'{config.resume} was split at epoch {before.get("split_epoch")}, not {split_epoch}')
+    if not is_split and 0 < split_epoch and (split_epoch, 0) < (progress.epoch, progress.batch):
+        raise CondnetError(f'{config.resume} has trained {progress.epoch} epochs and {progress.batch} batches unsplit, '
+                           f'it is too late to split at {split_epoch}')  # fmt: skip
     return progress, is_split
+
+
+def _check_same(before: dict[str, Any], config: TrainConfig, settled: Settled) -> None:
+    """Compare with the settings of a checkpoint."""
+    now = vars(recorded_args(config, settled))
+    # What validation computes is no part of a training, unless plateau goes by it.
+    for name in (*_SAME, *(_VALIDATION if config.sched == 'plateau' else ())):
+        value = before.get(name, getattr(TrainConfig, name, None))  # the setting may be newer than the checkpoint
+        if _without_tuples(value) == _without_tuples(now[name]):
+            continue
+        if name == 'data_sha256':
+            raise CondnetError(f'{config.resume} was trained with {name} {value!r}, not {now[name]!r}: a '
+                               'resumed training keeps its images, and in the same encoding')  # fmt: skip
+        raise CondnetError(f'{config.resume} was trained with {name} {value!r}, not {now[name]!r}; a resumed training '
+                           'keeps it')  # fmt: skip
+
+
+def _without_tuples(value: Any) -> Any:
+    """A setting as YAML has it, so that one from args.yaml is the one that was a flag."""
+    if isinstance(value, dict):
+        return {key: _without_tuples(item) for key, item in value.items()}
+    return [_without_tuples(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def random_state(device: torch.device) -> list[torch.Tensor]:

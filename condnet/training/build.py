@@ -1,0 +1,95 @@
+"""What a training consists of before its first step: model, task, optimizer, schedule."""
+
+import logging
+from dataclasses import dataclass
+
+import timm
+import torch
+from timm.layers import convert_sync_batchnorm
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+from condnet.checkpoints.loading import preprocessing
+from condnet.errors import CondnetError
+from condnet.models import Supernet
+from condnet.training.checks import check_model
+from condnet.training.config import Settled, TrainConfig
+from condnet.training.optimization import create_optimizer, create_scheduler, takes_momentum
+from condnet.training.step import TrainingStep, compile_model
+from condnet.training.task import SupernetTask
+from condnet.utils.distributed import Group
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that can begin, or go on.
+
+    Args:
+        config: Its settings.
+        settled: What data and machine have settled.
+        step: What is done with a batch; it has the model in its task, and the optimizer.
+        scheduler: Schedule of the learning rate, stepped after every epoch.
+    """
+
+    config: TrainConfig
+    settled: Settled
+    step: TrainingStep
+    scheduler: Scheduler
+
+
+def create_training(
+    config: TrainConfig, settled: Settled, device: torch.device, group: Group | None = None
+) -> Training:
+    """A training as it is before its first step.
+
+    Raises:
+        CondnetError: If the model cannot be built, or does not go with a setting.
+    """
+    group = group or Group()
+    torch.manual_seed(config.seed)
+    model = _create_model(config, settled)
+    if config.sync_bn:
+        if device.type != 'cuda' or group.size == 1:
+            raise CondnetError('--sync-bn needs several processes with a GPU each (torchrun, --device cuda)')
+        model = convert_sync_batchnorm(model)
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    model.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's stub
+    task = SupernetTask(model, config.seed, device, config.sampling, config.share_momentum, config.operation_weights)
+    optimizer = create_optimizer(model, config)
+    if config.momentum != TrainConfig.momentum and not takes_momentum(config.opt):
+        _logger.warning(f'--momentum does nothing with --opt {config.opt}')
+    scheduler = create_scheduler(optimizer, config)
+    if config.model_ema:
+        task.setup_ema(decay=config.model_ema_decay)
+    amp_dtype = getattr(torch, config.amp_dtype) if config.amp else None
+    step = TrainingStep(task, optimizer, group, config.grad_accum_steps, amp_dtype, config.update_unsampled)
+    check_model(step, config, settled)
+    if config.torchcompile:
+        compile_model(model)
+    return Training(config, settled, step, scheduler)
+
+
+def _create_model(config: TrainConfig, settled: Settled) -> nn.Module:
+    kwargs = dict(config.model_kwargs)
+    if kwargs.pop('split', False):
+        raise CondnetError('a training starts unsplit; use --split-epoch instead of the model argument split')
+    try:
+        model = timm.create_model(
+            config.model,
+            num_classes=settled.num_classes,
+            in_chans=settled.input_size[0],
+            pretrained_cfg_overlay=preprocessing(settled.data_name or '', settled.input_size),
+            **kwargs,
+        )
+    except CondnetError:
+        raise
+    except Exception as error:  # unknown model, unknown argument, or whatever a constructor stumbles over in one
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CondnetError(f'cannot build the model {config.model!r}: {reason}') from error
+    if isinstance(model, Supernet) and model.is_split:
+        raise CondnetError(f'a training starts unsplit, and {config.model} is split already')
+    if config.split_epoch and not isinstance(model, Supernet):
+        raise CondnetError(f'--split-epoch needs a super-network, {config.model} is none')
+    return model

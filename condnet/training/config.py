@@ -1,0 +1,231 @@
+"""Settings of a training, of which flags, recipes and checkpoints are made, and what is settled when it starts."""
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from condnet.checkpoints.training import SCHEDULE_FLAGS
+from condnet.plugins import import_modules
+from condnet.recipes import IMPORT, read_recipe
+from condnet.training.task import SAMPLINGS
+from condnet.utils.settings import SettingError, check_settings, setting
+
+# Of every schedule, the settings that it depends on. timm's rsqrt is left out: it needs a warm-up.
+SCHEDULES: dict[str, tuple[str, ...]] = {
+    'cosine': ('min_lr',),
+    'tanh': ('min_lr',),
+    'poly': ('decay_rate', 'min_lr'),
+    'wsd': ('decay_epochs', 'min_lr'),
+    'step': ('decay_epochs', 'decay_rate'),
+    'multistep': ('decay_milestones', 'decay_rate'),
+    'plateau': ('patience_epochs', 'decay_rate', 'min_lr'),
+    'constant': (),
+    'none': (),
+}
+_MODEL, _METHOD, _SCHEDULE, _OPTIMIZER = 'model', 'method', 'schedule', 'optimizer'
+_VALIDATION = 'validation during training, of a fixed sample of architectures'
+_MOST = 2**31  # of sizes and epochs
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training.
+
+    Raises:
+        SettingError: If a value makes no sense, or does not go with another.
+    """
+
+    recipe: str | None = None  # where the others come from; it is no setting itself
+    data_dir: str | None = setting(None, 'directory with CIFAR-10, or with another data set; glyphs needs none')
+    download: bool = setting(False, 'download CIFAR-10 into --data-dir if it is not there')
+    dataset: str | None = setting(None, "glyphs, or a data set by timm's name for it; default: small images in "
+                                  '--data-dir, kept in memory')  # fmt: skip
+    train_split: str = setting('train', 'with --dataset: the part to train on')
+    val_split: str = setting('validation', 'with --dataset: the part to validate on')
+    num_classes: int | None = setting(None, 'default: those of the data; with --dataset 10', least=1)
+    input_size: tuple[int, int, int] | None = setting(
+        None, 'default: that of the data; with --dataset 3 32 32', least=1, below=_MOST
+    )
+    workers: int = setting(1, 'with --dataset: processes that load it', least=0)
+    output: str | None = setting(None, 'directory of checkpoints and summary.csv')
+
+    model: str = setting('nb201_cond_supernet', 'name of a timm model', group=_MODEL)
+    model_kwargs: dict[str, Any] = setting(
+        {}, 'space=no_zero, arch=... (as --archs of condnet-validate), ...', group=_MODEL
+    )
+    channels_last: bool = setting(True, 'memory layout', group=_MODEL)
+    device: str = setting('cpu', 'device to train on; cuda: under torchrun a GPU per process', group=_MODEL)
+    amp: bool = setting(False, 'mixed precision', group=_MODEL)
+    amp_dtype: str = setting('bfloat16', 'its data type; with float16 the loss is scaled', group=_MODEL,
+                             choices=('bfloat16', 'float16'))  # fmt: skip
+    torchcompile: bool = setting(
+        False, 'compile the candidate operations (or a whole stand-alone network)', group=_MODEL
+    )
+    sync_bn: bool = setting(False, 'several GPUs normalise a batch together', group=_MODEL)
+
+    sampling: str = setting('uniform', 'one architecture per step, or (fair) as many as there are operations, so that '
+                            'each is trained once before an update', group=_METHOD, choices=SAMPLINGS)  # fmt: skip
+    operation_weights: tuple[float, ...] | None = setting(
+        None,
+        'draw operations in these proportions, by their official numbers, instead of equally often',
+        group=_METHOD,
+    )
+    share_momentum: bool = setting(
+        False, "the authors' variant: the copies of a weight have one momentum", group=_METHOD
+    )
+    update_unsampled: bool = setting(False, "the authors' variant: weights that are not sampled decay and follow their "
+                                     'momentum', group=_METHOD)  # fmt: skip
+
+    epochs: int = setting(250, 'epochs of the schedule', group=_SCHEDULE, least=1)
+    split_epoch: int = setting(0, 'split after so many epochs; 0 for never', group=_SCHEDULE)
+    stop_epoch: int = setting(0, 'stop after so many epochs of the schedule; 0: never', group=_SCHEDULE)
+    resume: str | None = setting(
+        None,
+        'continue from this checkpoint, or from the newest one in this folder; --output itself is started if it has '
+        'none; with --split-epoch also an unsplit one with a split',
+        group=_SCHEDULE,
+        metavar='PATH',
+    )
+    recovery_interval: int = setting(
+        0,
+        'also write a checkpoint every so many batches of an epoch; 0 for only after it',
+        group=_SCHEDULE,
+        least=0,
+    )
+    keep_epochs: tuple[int, ...] = setting(
+        (), 'keep the checkpoints after these epochs', group=_SCHEDULE, least=1, below=_MOST
+    )
+    batch_size: int = setting(256, 'images per update, over all processes', group=_SCHEDULE, least=1)
+    grad_accum_steps: int = setting(
+        1,
+        'parts into which a process divides its share of a batch to save memory; BatchNorm normalises each for itself',
+        group=_SCHEDULE,
+        least=1,
+    )
+    seed: int = setting(0, 'seed of weights, architectures, data order, augmentation', group=_SCHEDULE, least=0)
+
+    opt: str = setting('momentum', "timm optimizer (timm's 'sgd' is Nesterov, 'momentum' is not)", group=_OPTIMIZER)
+    lr: float = setting(0.025, group=_OPTIMIZER, least=0)
+    min_lr: float = setting(1e-5, group=_OPTIMIZER, least=0)
+    sched: str = setting(
+        'cosine',
+        f'{", ".join(SCHEDULES)}: as in timm, stepped once per epoch; plateau after every validation, by its loss, or '
+        'with --eval-interval 0 by the training loss',
+        group=_OPTIMIZER,
+    )
+    decay_epochs: float | None = setting(None, 'step: epochs between two changes (default: 90); wsd: the last epochs, '
+                                         'or a share of all (default: 0.2)', group=_OPTIMIZER)  # fmt: skip
+    decay_milestones: tuple[int, ...] | None = setting(None, 'multistep: the first epochs with another rate, counted '
+                                                       'from 1 (default: 90 180 270)', group=_OPTIMIZER)  # fmt: skip
+    decay_rate: float | None = setting(
+        None, 'step, multistep, plateau: factor; poly: power (default: 0.1)', group=_OPTIMIZER
+    )
+    patience_epochs: int | None = setting(
+        None, 'plateau: validations without a lower loss (default: 10)', group=_OPTIMIZER
+    )
+    momentum: float = setting(0.9, group=_OPTIMIZER, least=0, below=1)
+    weight_decay: float = setting(3e-4, 'not on BatchNorm and biases', group=_OPTIMIZER, least=0)
+    model_ema: bool = setting(False, 'also average the weights', group=_OPTIMIZER)
+    model_ema_decay: float = setting(0.9998, group=_OPTIMIZER, least=0, below=1)
+
+    eval_interval: int = setting(1, 'every so many epochs; 0 for never', group=_VALIDATION, least=0)
+    eval_archs: int = setting(4, 'architectures (drawn with seed 0)', group=_VALIDATION, least=1)
+    eval_batches: int = setting(4, 'calibration batches of 256', group=_VALIDATION, least=1)
+    eval_images: int | None = setting(
+        None, 'withheld images (default: up to 1,000, equally many of a class)', group=_VALIDATION, least=1
+    )
+    log_interval: int = setting(50, 'batches between lines of the log', group=_VALIDATION, least=1)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for name, last in (('split_epoch', self.epochs - 1), ('stop_epoch', self.epochs)):
+            if not 0 <= getattr(self, name) <= last:
+                of = f'of {self.epochs} epoch{"s" if self.epochs > 1 else ""}'
+                raise SettingError(name, f'is {getattr(self, name)}, expected 1..{last} {of}, or 0 for never')
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        """Check that there is such a schedule, that it depends on what is set, and that it does something."""
+        if self.sched not in SCHEDULES:
+            raise SettingError('sched', f'is {self.sched!r}, expected one of {", ".join(SCHEDULES)}')
+        for name in SCHEDULE_FLAGS:
+            if getattr(self, name) is not None and name not in SCHEDULES[self.sched]:
+                raise SettingError(name, f'does nothing with the schedule {self.sched}')
+        # timm counts milestones from 1: the epoch of that number is the first one with another rate.
+        first = {'step': self.decay_epochs or 90, 'multistep': min(self.decay_milestones or [90]) - 1}.get(self.sched)
+        if first is not None and first >= self.epochs:
+            raise SettingError('sched', f'{self.sched} changes the rate after {first:g} epochs, of {self.epochs}: set '
+                               f'{SCHEDULES[self.sched][0]}')  # fmt: skip
+
+    @classmethod
+    def from_recipe(cls, name: str, **changes: Any) -> 'TrainConfig':
+        """The settings of a recipe. The modules that it names under `import` are imported.
+
+        Args:
+            name: Name of a packaged one, or the path of a YAML file, such as the args.yaml of a training.
+            **changes: Settings that are other ones. Where `epochs` is one, and the recipe's split would come too late,
+                it comes after the same share of them.
+
+        Raises:
+            CondnetError: If there is no such recipe, or a value makes no sense.
+        """
+        recipe = read_recipe(name, cls)
+        if names := recipe.pop(IMPORT, ''):
+            import_modules(names.split(','))
+        before, split, epochs = recipe.get('epochs', cls.epochs), recipe.get('split_epoch', 0), changes.get('epochs')
+        if type(epochs) is int and 1 < epochs <= split:
+            recipe['split_epoch'] = max(1, round(split * epochs / before))
+        return cls(**{'recipe': name, **recipe, **changes})
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What is settled when a training starts, by its data and the machine.
+
+    Args:
+        num_classes: Classes of the model.
+        input_size: Channels, height and width of the images.
+        data_name: Name of the data set.
+        data_sha256: Hash of the training images; None for glyphs, and for what goes through timm.
+        data_fingerprint: Theirs, see `condnet.data.fingerprint`; None likewise.
+        num_processes: Processes that train together.
+        hardware: Name of the GPU or CPU.
+    """
+
+    num_classes: int
+    input_size: tuple[int, int, int]
+    data_name: str | None
+    data_sha256: str | None = None
+    data_fingerprint: Any = None
+    num_processes: int = 1
+    hardware: str = ''
+
+
+def recorded_args(config: TrainConfig, settled: Settled) -> argparse.Namespace:
+    """Settings as a checkpoint and args.yaml hold them, with what is settled."""
+    args = _as_lists(vars(config) | vars(settled))
+    return argparse.Namespace(config=args.pop('recipe'), **args)
+
+
+def _as_lists(settings: dict[str, Any]) -> dict[str, Any]:
+    """With the sequences that are settings as YAML has them; a model's arguments stay as they are."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+
+def recorded_settings(args: argparse.Namespace) -> tuple[TrainConfig, Settled]:
+    """Settings of a checkpoint, and what was settled. What is newer than the checkpoint has its default.
+
+    Args:
+        args: As `recorded_args` makes them, or an earlier version did.
+
+    Raises:
+        CondnetError: If a value makes no sense.
+    """
+    recorded = {**vars(args), 'recipe': getattr(args, 'config', None)}
+    config, settled = (
+        {field.name: recorded[field.name] for field in dataclasses.fields(kind) if field.name in recorded}
+        for kind in (TrainConfig, Settled)
+    )
+    settled['input_size'] = tuple(settled['input_size'])
+    return TrainConfig(**config), Settled(**settled)
