@@ -1,6 +1,7 @@
 """The training command on a small data set: resume, trunks, and what it refuses."""
 
 import csv
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import yaml
 from conftest import hold_lock, killed_at_the_end, train_args
 from PIL import Image, ImageOps
 
-from condnet import recipes
+import condnet
+from condnet import CondnetError, TrainConfig, recipes
 from condnet.checkpoints.loading import load_model
 from condnet.checkpoints.training import SCHEDULE_FLAGS, read_training_checkpoint
 from condnet.cli.train import main, parse_args
 from condnet.recipes import find_recipe
+from condnet.training.config import recorded_args, recorded_settings
 
 
 @pytest.fixture(scope='module')
@@ -298,3 +301,61 @@ def test_malicious_checkpoint_does_not_run(tiny_data, tmp_path, capsys):
     assert main(train_args(tiny_data, tmp_path / 'out', *resume)) == 2
     assert 'more than tensors' in capsys.readouterr().err
     assert not (tmp_path / 'owned').exists()
+
+
+def small(tiny_data, **changes):
+    kwargs = {'cells_per_stage': 1, 'channels': (4, 4, 4)}
+    return TrainConfig(data_dir=tiny_data, model_kwargs=kwargs, epochs=2, batch_size=64, eval_interval=0, **changes)
+
+
+def test_training_from_python_leaves_nothing_behind(tiny_data, tmp_path, monkeypatch, capsys):
+    """Without an output folder. It is the training that the command runs."""
+    monkeypatch.chdir(tmp_path)
+    rows = []
+    run = condnet.train(small(tiny_data, split_epoch=1), callbacks=[rows.append])
+    assert not list(tmp_path.iterdir()) and capsys.readouterr().out == '' and run.output is None
+    assert rows == run.history and [row['epoch'] for row in rows] == [0, 1]
+    written = condnet.train(small(tiny_data, split_epoch=1, output=tmp_path / 'out'))
+    assert (tmp_path / 'out' / 'last.pth.tar').exists() and written.output == tmp_path / 'out'
+    loaded = load_model(tmp_path / 'out' / 'last.pth.tar')
+    assert run.model.is_split and run.model.calibrated_subnet == loaded.calibrated_subnet
+    assert_same_state(dict(run.model.state_dict()), dict(loaded.state_dict()))
+
+
+def test_without_a_folder_there_is_no_recovery(tiny_data):
+    with pytest.raises(CondnetError, match='recovery_interval is 2, and there is no folder'):
+        condnet.train(small(tiny_data, recovery_interval=2))
+
+
+def test_a_callback_stops_a_training_by_an_error(tiny_data, tmp_path):
+    """After the checkpoint of its epoch."""
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        condnet.train(small(tiny_data, output=tmp_path), callbacks=[stop])
+    assert read_training_checkpoint(tmp_path / 'last.pth.tar')['epoch'] == 0
+    assert len(condnet.train(small(tiny_data, output=tmp_path, resume=tmp_path)).history) == 2
+
+
+def test_settings_of_a_recipe():
+    config = TrainConfig.from_recipe('nb201_no_zero', data_dir=Path('x'), lr=0.1)
+    assert (config.recipe, config.data_dir, config.lr, config.output) == ('nb201_no_zero', 'x', 0.1, None)
+    assert config == parse_like_the_command(['-c', 'nb201_no_zero', '--data-dir', 'x', '--lr', '0.1'])
+    short = TrainConfig.from_recipe('nb201_glyphs', epochs=2)
+    assert (short.epochs, short.split_epoch) == (2, 1)  # of 200 after 120
+    assert TrainConfig.from_recipe('nb201_glyphs', epochs=300).split_epoch == 120
+    with pytest.raises(CondnetError, match='split_epoch is 2, expected 1..1 of 2 epochs'):
+        TrainConfig.from_recipe('nb201_glyphs', epochs=2, split_epoch=2)
+
+
+def parse_like_the_command(flags):
+    return dataclasses.replace(parse_args(flags), output=None)
+
+
+def test_settings_in_a_checkpoint_and_back(whole_run):
+    args = read_training_checkpoint(whole_run / 'last.pth.tar')['args']
+    assert recorded_args(*recorded_settings(args)) == args
+    del args.sampling  # a setting that is newer than the checkpoint
+    assert recorded_settings(args)[0].sampling == 'uniform'

@@ -25,12 +25,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from condnet.choice import ChoiceBlock, split_supernet
-from condnet.cli.train import parse_args
 from condnet.data import Batch, Images, InMemoryLoader, dataset_name, withheld_indices
 from condnet.errors import CondnetError
 from condnet.models import Supernet
 from condnet.spaces.base import Arch
-from condnet.training.run import create_training
+from condnet.training.build import create_training
+from condnet.training.config import Settled, TrainConfig
 
 _NUM_PROFILED = 10  # operators
 _MODELS = ('macro_cond_supernet', 'nb201_cond_supernet')
@@ -43,10 +43,10 @@ def measure_training(images: Images, args: argparse.Namespace) -> dict[str, Any]
 
 def measure_model(name: str, images: Images, args: argparse.Namespace) -> dict[str, Any]:
     """Figures of one super-network."""
-    flags = parse_args(['--model', name, '--data-dir', args.data_dir, '--batch-size', str(args.batch_size)])
-    flags.num_classes, flags.input_size = len(images.classes), list(images.images.shape[1:])
-    flags.data_name = dataset_name(images)
-    training, _ = create_training(flags, torch.device('cpu'))
+    config = TrainConfig(model=name, batch_size=args.batch_size)
+    channels, height, width = images.images.shape[1:]
+    settled = Settled(len(images.classes), (channels, height, width), dataset_name(images))
+    training = create_training(config, settled, torch.device('cpu')).step
     model: Supernet = training.task.model
     optimizer = training.optimizer
     loader = make_loader(images, model.pretrained_cfg, args.batch_size)
@@ -57,20 +57,20 @@ def measure_model(name: str, images: Images, args: argparse.Namespace) -> dict[s
     archs = model.space.sample_distinct(args.steps, 0)
     heaviest = max(model.space, key=lambda arch: model.space.cost(arch).flops)
     trainer = Trainer(model, optimizer)
-    before = pairs(trainer, standalone_of(model, flags), batches, archs)
+    before = pairs(trainer, standalone_of(model, config), batches, archs)
     memory_before = peak_of(trainer, heaviest, batches[0])
     shared_model, shared_optimizer = copy.deepcopy((model, optimizer))
     split_supernet(model, optimizer)
     memory_after = peak_of(trainer, heaviest, batches[0])
-    after = pairs(trainer, standalone_of(model, flags), batches, archs)
+    after = pairs(trainer, standalone_of(model, config), batches, archs)
     shared = Trainer(shared_model, shared_optimizer)
     unsplit_pairs = pairs(trainer, lambda arch: shared, batches, archs)
     nchw = [to_nchw(batch) for batch in batches]
     plain_model = shared_model.to(memory_format=torch.contiguous_format)
-    theirs = PlainProcess(copy.deepcopy(plain_model), flags, nchw)
+    theirs = PlainProcess(copy.deepcopy(plain_model), config, nchw)
     plain_pairs = pairs(theirs, lambda arch: trainer, list(range(len(batches))), archs, batches)
     theirs.close()
-    plain = PlainTrainer(plain_model, flags)
+    plain = PlainTrainer(plain_model, config)
     same_memory_pairs = pairs(plain, lambda arch: trainer, nchw, archs, batches)
     seconds = statistics.mean(ours for _, ours in plain_pairs)
     loading = time_loader(loader, args.steps)
@@ -115,8 +115,8 @@ class Trainer:
 class PlainTrainer(Trainer):
     """The same step in the plain style: weights of contexts are swapped in and out of one set of candidates."""
 
-    def __init__(self, model: Supernet, flags: argparse.Namespace) -> None:
-        super().__init__(model, create_optimizer_v2(model, flags.opt, lr=flags.lr, momentum=flags.momentum))
+    def __init__(self, model: Supernet, config: TrainConfig) -> None:
+        super().__init__(model, create_optimizer_v2(model, config.opt, lr=config.lr, momentum=config.momentum))
         self.stored: dict[tuple[ChoiceBlock, int], dict[str, torch.Tensor]] = {}
         self.contexts: dict[ChoiceBlock, int] = {}
 
@@ -137,11 +137,11 @@ class PlainTrainer(Trainer):
 class PlainProcess:
     """A `PlainTrainer` in a process of its own, with the memory settings that a process has by default."""
 
-    def __init__(self, model: Supernet, flags: argparse.Namespace, batches: list[Batch]) -> None:
+    def __init__(self, model: Supernet, config: TrainConfig, batches: list[Batch]) -> None:
         context = multiprocessing.get_context('spawn')  # a fork would inherit the settings
         self.pipe, theirs = context.Pipe()
         threads = torch.get_num_threads()
-        process = context.Process(target=_serve_plain, args=(theirs, model, flags, batches, threads), daemon=True)
+        process = context.Process(target=_serve_plain, args=(theirs, model, config, batches, threads), daemon=True)
         process.start()
         theirs.close()  # if the process fails, reading from it does not wait forever
 
@@ -162,9 +162,9 @@ class PlainProcess:
         self.pipe.recv()
 
 
-def _serve_plain(pipe: Any, model: Supernet, flags: argparse.Namespace, batches: list[Batch], threads: int) -> None:
+def _serve_plain(pipe: Any, model: Supernet, config: TrainConfig, batches: list[Batch], threads: int) -> None:
     torch.set_num_threads(threads)
-    trainer = PlainTrainer(model, flags)
+    trainer = PlainTrainer(model, config)
     while (request := pipe.recv())[0] != 'close':
         if request[0] == 'step':
             trainer.step(batches[request[1]], request[2])
@@ -174,13 +174,13 @@ def _serve_plain(pipe: Any, model: Supernet, flags: argparse.Namespace, batches:
     pipe.send(None)
 
 
-def standalone_of(model: Supernet, flags: argparse.Namespace) -> Callable[[Arch], Trainer]:
+def standalone_of(model: Supernet, config: TrainConfig) -> Callable[[Arch], Trainer]:
     """Makes the stand-alone network of an architecture, ready to train."""
 
     def make(arch: Arch) -> Trainer:
         model.set_active_subnet(arch)
         net = model.get_active_subnet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stub
-        return Trainer(net, create_optimizer_v2(net, flags.opt, lr=flags.lr, momentum=flags.momentum))
+        return Trainer(net, create_optimizer_v2(net, config.opt, lr=config.lr, momentum=config.momentum))
 
     return make
 
