@@ -1,6 +1,7 @@
 """Checkpoints of trainings that may be continued: the files, and what is read from them."""
 
 import argparse
+import copy
 import io
 import logging
 import pickle
@@ -60,6 +61,35 @@ def save_training_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()  # torch hides the reason when it cannot write to a file
     torch.save(state, buffer)
     write_file(folder / LAST, buffer.getbuffer(), keep_as=folder / PREVIOUS)
+
+
+def snapshot(state: Any) -> Any:
+    """A copy of what a checkpoint is to hold, with all tensors on the CPU, so that the training can go on meanwhile.
+
+    What shares memory in it does so in the copy, too.
+    """
+    return _copied(state, {})
+
+
+def _copied(value: Any, copies: dict[Any, Any]) -> Any:
+    if isinstance(value, torch.Tensor):  # several tensors may be of one memory
+        key: Any = (value.data_ptr(), value.device, value.dtype, value.shape, value.stride()) if value.numel() else None
+    else:
+        key = id(value)
+    if key in copies:
+        return copies[key]
+    if isinstance(value, torch.Tensor):
+        copied: Any = value.detach().to('cpu', copy=True)
+    elif isinstance(value, dict):
+        copied = copy.copy(value)  # of the same type: a state_dict has attributes
+        copied.update({name: _copied(item, copies) for name, item in value.items()})
+    elif isinstance(value, list | tuple):
+        copied = type(value)(_copied(item, copies) for item in value)
+    else:
+        return value
+    if key is not None:
+        copies[key] = copied
+    return copied
 
 
 def training_checkpoints(folder: Path) -> list[Path]:

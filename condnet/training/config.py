@@ -93,6 +93,13 @@ class TrainConfig:
         group=_SCHEDULE,
         least=0,
     )
+    checkpoint_seconds: float = setting(
+        0.0,
+        'after epochs, write a checkpoint only if the last one is so many seconds old; those before the split, after '
+        '--keep-epochs, and at the end are always written',
+        group=_SCHEDULE,
+        least=0,
+    )
     keep_epochs: tuple[int, ...] = setting(
         (), 'keep the checkpoints after these epochs', group=_SCHEDULE, least=1, below=_MOST
     )

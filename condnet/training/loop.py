@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
 from condnet.data import Batch, InMemoryLoader, TimmLoader
@@ -167,8 +168,11 @@ def check_weights(task: SupernetTask, optimizer: torch.optim.Optimizer, progress
     Raises:
         FloatingPointError: If one is not finite.
     """
-    for name, value in task.model.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
+    values = {name: value for name, value in task.model.state_dict().items() if value.is_floating_point()}
+    if get_total_norm(values.values()).isfinite():  # read once: every single value would be waited for
+        return
+    for name, value in values.items():
+        if not value.isfinite().all():
             where = _describe_step(task, optimizer, progress)
             raise FloatingPointError(f'{name} is not finite after {where}; lower the learning rate')
 

@@ -5,6 +5,8 @@ import csv
 import io
 import logging
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from condnet.checkpoints.training import (
     PREVIOUS,
     find_training_checkpoint,
     save_training_checkpoint,
+    snapshot,
     training_checkpoints,
 )
 from condnet.errors import CondnetError
@@ -25,6 +28,7 @@ from condnet.training.config import TrainConfig, recorded_args
 from condnet.training.loop import Progress
 from condnet.training.optimization import schedule_state
 from condnet.training.resume import random_state
+from condnet.utils.background import Background
 from condnet.utils.files import check_folder_to_write, write_file
 from condnet.utils.locks import Lock
 
@@ -39,9 +43,10 @@ def check_output(config: TrainConfig) -> None:
     """
     if config.output is not None:
         check_folder_to_write(Path(config.output))
-    elif config.recovery_interval:
-        raise CondnetError(f'recovery_interval is {config.recovery_interval}, and there is no folder to write '
-                           'checkpoints to: set output')  # fmt: skip
+        return
+    for name in ('recovery_interval', 'checkpoint_seconds'):
+        if value := getattr(config, name):
+            raise CondnetError(f'{name} is {value:g}, and there is no folder to write checkpoints to: set output')
 
 
 def find_checkpoint(config: TrainConfig) -> tuple[Path | None, dict[str, Any] | None]:
@@ -67,7 +72,8 @@ class Recorder:
     """Writes what a training leaves behind into its folder; without a folder, nothing. The first process does it.
 
     A checkpoint holds everything that the other files are written from. So it is written first, and they are written
-    again at the start: whatever an interruption cut off there is made up for.
+    again at the start: whatever an interruption cut off there is made up for. The training goes on meanwhile, until the
+    next checkpoint is due.
 
     Args:
         training: The training.
@@ -76,6 +82,7 @@ class Recorder:
     def __init__(self, training: Training) -> None:
         self.training, self.group = training, training.step.group
         self.folder = None if training.config.output is None else Path(training.config.output)
+        self.background, self.last_saved = Background(), time.monotonic()
 
     def open(self, resumed: Path | None, checkpoint: dict[str, Any] | None, held: contextlib.ExitStack) -> None:
         """Make the folder. In one that is continued, the checkpoint that was read becomes the last one.
@@ -103,6 +110,7 @@ class Recorder:
         folder.mkdir(parents=True, exist_ok=True)
         busy = f'another training is running in {folder}; wait for it, or choose another --output'
         held.enter_context(Lock(folder / '.lock', busy))
+        held.callback(self.background.end)  # before the lock is released
         if continues and training_checkpoints(folder):  # another may have gone on before the lock was this one's
             newest = find_training_checkpoint(folder, warns=False)[1]
             if checkpoint is None or newest['sha256'] != checkpoint['sha256']:
@@ -113,36 +121,78 @@ class Recorder:
         del args['data_fingerprint']  # it is for no reader
         write_file(folder / 'args.yaml', yaml.safe_dump(args).encode())
 
-    def save(self, progress: Progress) -> None:
-        """Write a checkpoint: everything that the training goes on from.
-
-        Raises:
-            OSError: If it cannot be written, or another process is lost.
-        """
-        if (folder := self.folder) is not None:
-            self.group.from_first(lambda: save_training_checkpoint(folder, training_state(self.training, progress)))
-
-    def write_tables(self, progress: Progress) -> None:
-        """Write what a new checkpoint implies: summary, counts, and its copy if it is one to keep.
+    def start(self, progress: Progress) -> None:
+        """Write again what the checkpoint implies that the training goes on from.
 
         Raises:
             OSError: If a file cannot be written, or another process is lost.
         """
         if (folder := self.folder) is not None and progress.summary:
-            self.group.from_first(lambda: self._write_tables(folder, progress))
+            self.group.from_first(lambda: self._tables(folder, progress)())
 
-    def _write_tables(self, folder: Path, progress: Progress) -> None:
-        task = self.training.step.task
-        write_table(folder / 'summary.csv', progress.summary)
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint: everything that the training goes on from. It is copied now, and written meanwhile.
+
+        Raises:
+            OSError: If the one before could not be written, or another process is lost.
+        """
+        if (folder := self.folder) is not None:
+            self.group.from_first(lambda: self._save(folder, progress))
+
+    def end_epoch(self, progress: Progress) -> None:
+        """Write a checkpoint, and what it implies, if it is due after an epoch.
+
+        Raises:
+            OSError: If the one before could not be written, or another process is lost.
+        """
+        if (folder := self.folder) is not None and self._is_due(progress.epoch):
+            self.group.from_first(lambda: self._save(folder, progress, self._tables(folder, progress)))
+
+    def _is_due(self, epochs: int) -> bool:
+        """Whether a checkpoint is written after so many epochs."""
+        config = self.training.config
+        ends = (config.epochs, config.stop_epoch, config.split_epoch, *config.keep_epochs)
+        is_old = lambda: time.monotonic() - self.last_saved >= config.checkpoint_seconds  # noqa: E731
+        return config.checkpoint_seconds == 0 or epochs in ends or self.group.from_first(is_old)
+
+    def _save(self, folder: Path, progress: Progress, write_tables: Callable[[], None] = lambda: None) -> None:
+        self.background.wait()  # before another copy is made
+        state = snapshot(training_state(self.training, progress))
+
+        def write() -> None:
+            save_training_checkpoint(folder, state)
+            write_tables()
+
+        self.background.start(write)
+        self.last_saved = time.monotonic()
+
+    def _tables(self, folder: Path, progress: Progress) -> Callable[[], None]:
+        """What writes what a checkpoint implies: summary, counts, and its copy if it is one to keep."""
+        task, tables = self.training.step.task, {'summary.csv': progress.summary}
         if isinstance(task.model, Supernet):
-            write_table(folder / 'counts.csv', counts_table(task.model.space, task.counts, task.counts_since_split))
+            tables['counts.csv'] = counts_table(task.model.space, task.counts, task.counts_since_split)
         last, milestone = folder / LAST, folder / f'milestone-{progress.epoch}.pth.tar'
-        is_due = progress.epoch in self.training.config.keep_epochs and progress.batch == 0
-        if is_due and last.exists() and not milestone.exists():  # no last one: the training starts from another's
-            write_file(milestone, last.read_bytes())
+        is_kept = progress.epoch in self.training.config.keep_epochs and progress.batch == 0
+
+        def write() -> None:
+            for name, rows in tables.items():
+                write_table(folder / name, rows)
+            if is_kept and last.exists() and not milestone.exists():  # no last one: it starts from another's
+                write_file(milestone, last.read_bytes())
+
+        return write
+
+    def finish(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            OSError: If it could not be, or another process is lost.
+        """
+        self.group.from_first(self.background.wait)
 
     def what_is_left(self) -> str:
         """After a failure: the last good checkpoint."""
+        self.background.end()
         if self.folder is None:
             return 'no checkpoints are written without an output folder'
         last = self.folder / LAST

@@ -51,7 +51,7 @@ def train(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> TrainingRu
 
     Args:
         config: Its settings.
-        callbacks: Each is called with the row of the history after every epoch, when its checkpoint is written; of
+        callbacks: Each is called with the row of the history after every epoch, while its checkpoint is written; of
             several processes, in the first one.
 
     Raises:
@@ -72,6 +72,7 @@ def train(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> TrainingRu
         recorder.open(path, checkpoint, held)
         try:
             progress = train_epochs(training, data, progress, recorder, callbacks)
+            recorder.finish()
         except (FloatingPointError, OSError) as error:
             raise CondnetError(f'{error}; {recorder.what_is_left()}') from error
     group.leave()
@@ -104,14 +105,13 @@ def train_epochs(
         OSError: If a file cannot be written, or another process is lost.
     """
     config, step = training.config, training.step
-    recorder.write_tables(progress)
+    recorder.start(progress)
     for epoch in range(progress.epoch, min(config.epochs, config.stop_epoch or config.epochs)):
         if 0 < epoch == config.split_epoch and not step.task.get_task_state()['split']:
             split(step, config)
         row = train_epoch(training, data, progress, recorder)
         progress = Progress(epoch + 1, summary=[*progress.summary, row])
-        recorder.save(progress)
-        recorder.write_tables(progress)
+        recorder.end_epoch(progress)
         _logger.info(f'epoch {epoch} done: {json.dumps(row)}')
         for callback in callbacks if step.group.is_first else ():
             callback(dict(row))

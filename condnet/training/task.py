@@ -66,7 +66,6 @@ class SupernetTask(ClassificationTask):
     Args:
         model: Super-network, or stand-alone network.
         seed: Seed of the architectures.
-        device: Where the model is.
         sampling: How they are drawn, see `archs_of_step`.
         shares_momentum: Whether the copies that the split makes of a weight go on with one momentum for all of them, as
             in the authors' code, see `stored_parameters`; or else each has its own.
@@ -81,11 +80,11 @@ class SupernetTask(ClassificationTask):
         self,
         model: nn.Module,
         seed: int = 0,
-        device: torch.device | None = None,
         sampling: str = 'uniform',
         shares_momentum: bool = False,
         operation_weights: Sequence[float] | None = None,
     ) -> None:
+        device = next(model.parameters()).device
         super().__init__(model, criterion=nn.CrossEntropyLoss(), device=device, verbose=False)
         self.seed, self.sampling, self.shares_momentum = seed, sampling, shares_momentum
         self.operation_weights = operation_weights
