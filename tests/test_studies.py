@@ -21,7 +21,7 @@ from condnet import CondnetError, recipes
 from condnet.cli.study import main
 from condnet.cli.train import main as train_main
 from condnet.cli.validate import main as validate_main
-from condnet.studies.plan import plan_steps, read_study
+from condnet.studies.plan import Flags, plan_steps, read_study
 from condnet.studies.report import spread
 
 FAKES = (sys.executable, str(Path(__file__).with_name('fake_steps.py')))
@@ -78,7 +78,7 @@ def test_studies_of_the_paper_are_the_papers(name):
 
 
 def test_all_splits_of_a_seed_come_from_one_trunk(study, tmp_path):
-    steps = {step.name: step for step in plan_steps(read_study(study), tmp_path / 'out', [], ['--amp'], [])}
+    steps = {step.name: step for step in plan_steps(read_study(study), tmp_path / 'out', Flags(train=('--amp',)))}
     names = ['trunk', 'rank-baseline', 'rank-stop2', 'split1', 'rank-split1', 'split2', 'rank-split2']
     assert list(steps) == [f'nb201_glyphs/seed{seed}/{name}' for seed in (0, 1) for name in names]
     trunk, split = steps['nb201_glyphs/seed1/trunk'], steps['nb201_glyphs/seed1/split2']

@@ -13,7 +13,7 @@ import condnet
 from condnet import CondnetError, TrainConfig
 from condnet.checkpoints.training import LAST, PREVIOUS, read_training_checkpoint, save_training_checkpoint, snapshot
 from condnet.data import Images, InMemoryLoader
-from condnet.training.loop import Progress, _Watch, check_weights
+from condnet.training.loop import Progress, _Epoch, check_weights
 from condnet.training.step import TrainingStep
 from condnet.training.task import archs_of_step
 
@@ -74,15 +74,14 @@ def test_a_step_waits_for_nothing(name, is_split, monkeypatch):
     images = Images(torch.zeros(24, 3, 32, 32, dtype=torch.uint8), torch.arange(24) % 10, ())
     batches = iter(InMemoryLoader(images, 8, (0.5,) * 3, (0.5,) * 3, channels_last=True))
     step = TrainingStep(task, optimizer, updates_unsampled=True)
-    watch = _Watch(step, Progress())
+    epoch = _Epoch(step, Progress(), TrainConfig(), len(images) // 8)
 
     def train():
-        input, target = next(batches)
-        watch.add(step(input, target), len(input))
+        epoch.train(*next(batches))
 
     train()  # once in an epoch order and crops are drawn, and copied to the device
     assert waits_of(train) == [] and waits_of(train) == []
-    assert task.step == 3
+    assert task.step == epoch.progress.batch == 3
 
 
 def test_waiting_is_noticed():
@@ -161,12 +160,12 @@ def test_checkpoints_by_time(tiny_data, tmp_path, monkeypatch):
         save_training_checkpoint(folder, state)
 
     monkeypatch.setattr('condnet.training.output.save_training_checkpoint', save)
-    more = {'epochs': 9, 'split_epoch': 2, 'keep_epochs': (4,), 'stop_epoch': 7}
+    more = {'epochs': 6, 'split_epoch': 1, 'keep_epochs': (3,), 'stop_epoch': 5}
     condnet.train(config(tiny_data, tmp_path / 'a', checkpoint_seconds=1e6, **more))
-    assert saved == [2, 4, 7] and (tmp_path / 'a' / 'milestone-4.pth.tar').exists()
+    assert saved == [1, 3, 5] and (tmp_path / 'a' / 'milestone-3.pth.tar').exists()
     saved.clear()
     condnet.train(config(tiny_data, tmp_path / 'b', checkpoint_seconds=1e-9, **more))
-    assert saved == [1, 2, 3, 4, 5, 6, 7]
+    assert saved == [1, 2, 3, 4, 5]
     ends = [read_training_checkpoint(tmp_path / name / LAST)['state_dict'] for name in 'ab']
     assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
     with pytest.raises(CondnetError, match='checkpoint_seconds is 60, and there is no folder'):

@@ -3,20 +3,17 @@
 import argparse
 import shlex
 import sys
-from pathlib import Path
 
 from condnet.cli.common import run
-from condnet.studies.run import run_study
+from condnet.cli.flags import add_flags, config_from
+from condnet.studies.run import StudyConfig, describe_study, report_study, run_study
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags of the command."""
     parser = argparse.ArgumentParser('condnet-study', description=__doc__, allow_abbrev=False)
     parser.add_argument('study', help='name of a packaged study, or a YAML file')
-    parser.add_argument('--output', type=Path, help='its folder; the same one to go on (default: output/STUDY)')
-    parser.add_argument('--data-dir', help='directory with the data set; glyphs needs none')
-    parser.add_argument('--device', help='device of all trainings and rankings')
-    parser.add_argument('--jobs', type=int, default=1, help='steps side by side; on a GPU under MPS where it is there')
+    add_flags(parser, StudyConfig, omit=('study', 'train_flags', 'rank_flags'))
     parser.add_argument('--train-flags', type=shlex.split, default=[], help='more flags of all trainings, in one '
                         'argument: --train-flags=--amp')  # fmt: skip
     parser.add_argument('--rank-flags', type=shlex.split, default=[], help='more flags of all rankings, likewise')
@@ -25,9 +22,20 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def study(args: argparse.Namespace) -> None:
+    """Do what the flags say."""
+    config = config_from(args, StudyConfig)
+    if args.dry_run:
+        print(describe_study(config))
+    elif args.report:
+        print(report_study(config))
+    else:
+        run_study(config, tell=print)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a study; returns the exit status."""
-    return run('condnet-study', lambda: run_study(make_parser().parse_args(argv)))
+    return run('condnet-study', lambda: study(make_parser().parse_args(argv)))
 
 
 if __name__ == '__main__':

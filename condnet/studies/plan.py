@@ -217,52 +217,55 @@ def _describe_model(source: str, config: TrainConfig) -> tuple[str, tuple[int, i
     return str(model.space), (4 * numbers_per_weight * unsplit, 4 * numbers_per_weight * (unsplit + added))
 
 
-def plan_steps(
-    study: Study, output: Path, where: list[str], train_flags: list[str], rank_flags: list[str]
-) -> list[Step]:
+@dataclass(frozen=True)
+class Flags:
+    """Flags of the steps of a study beside its own.
+
+    Args:
+        where: Of data and device, which may change when a study goes on.
+        train: Of all trainings.
+        rank: Of all rankings.
+    """
+
+    where: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()
+    rank: tuple[str, ...] = ()
+
+
+def plan_steps(study: Study, output: Path, flags: Flags) -> list[Step]:
     """All steps of a study, seed by seed, so that what is finished can be compared.
 
     Args:
         study: The study.
         output: Its folder.
-        where: Flags of data and device, which may change when a study goes on.
-        train_flags: More flags of all trainings.
-        rank_flags: More flags of all rankings.
+        flags: Those beside its own.
     """
     return [
         step
         for seed in study.seeds
         for variant in study.variants
-        for step in _plan_seed(study, variant, seed, output, where, train_flags, rank_flags)
+        for step in _plan_seed(study, variant, seed, output, flags)
     ]
 
 
-def _plan_seed(
-    study: Study,
-    variant: Variant,
-    seed: int,
-    output: Path,
-    where: list[str],
-    train_flags: list[str],
-    rank_flags: list[str],
-) -> Iterator[Step]:
+def _plan_seed(study: Study, variant: Variant, seed: int, output: Path, flags: Flags) -> Iterator[Step]:
     folder = output / variant.name / f'seed{seed}'
     trunk = folder / 'trunk'
 
-    def training(name: str, split_epoch: int, *flags: str) -> Step:
-        command = ('condnet.cli.train', '-c', str(output / variant.name / 'recipe.yaml'), *where, *train_flags,
+    def training(name: str, split_epoch: int, *more: str) -> Step:
+        command = ('condnet.cli.train', '-c', str(output / variant.name / 'recipe.yaml'), *flags.where, *flags.train,
                    '--seed', str(seed), '--split-epoch', str(split_epoch), '--output', str(folder / name),
-                   *flags)  # fmt: skip
-        identity = {'settings': variant.settings, 'flags': train_flags}
+                   *more)  # fmt: skip
+        identity = {'settings': variant.settings, 'flags': list(flags.train)}
         start = trunk / f'milestone-{split_epoch}.pth.tar' if split_epoch else None
         return Step(f'{variant.name}/seed{seed}/{name}', 'train', command, folder, name, identity, start,
                     variant.epochs - split_epoch, folder / name)  # fmt: skip
 
     def ranking(arm: str, checkpoint: Path, after: str | None) -> Step:
-        flags = [*variant.rank_flags, *rank_flags]
+        own = [*variant.rank_flags, *flags.rank]
         command = ('condnet.cli.validate', '--checkpoint', str(checkpoint), '--results-file',
-                   str(folder / 'rankings' / f'{arm}.csv'), *where, *flags)  # fmt: skip
-        return Step(f'{variant.name}/seed{seed}/rank-{arm}', 'rank', command, folder, f'rank-{arm}', {'flags': flags},
+                   str(folder / 'rankings' / f'{arm}.csv'), *flags.where, *own)  # fmt: skip
+        return Step(f'{variant.name}/seed{seed}/rank-{arm}', 'rank', command, folder, f'rank-{arm}', {'flags': own},
                     checkpoint, after=after)  # fmt: skip
 
     milestones = sorted({*study.split_epochs, *study.stop_epochs})

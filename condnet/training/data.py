@@ -73,10 +73,7 @@ def create_data(
     Raises:
         CondnetError: If there are too few images, or a batch cannot be shared.
     """
-    share, rest = divmod(config.batch_size, group.size)
-    if rest or share < config.grad_accum_steps:
-        raise CondnetError(f'--batch-size is {config.batch_size}, expected a multiple of the {group.size} processes, '
-                           f'with at least {config.grad_accum_steps} images for each (--grad-accum-steps)')  # fmt: skip
+    _check_shares(config, group)
     common = {'mean': statistics['mean'], 'std': statistics['std'], 'seed': config.seed, 'device': device,
               'rank': group.rank, 'world_size': group.size}  # fmt: skip
     batches: Batches
@@ -93,6 +90,13 @@ def create_data(
         return batches, None
     calibration, validation = _choose_evaluation_images(config, settled, images)
     return batches, evaluation_data(calibration, validation, statistics, device, config.channels_last)
+
+
+def _check_shares(config: TrainConfig, group: Group) -> None:
+    share, rest = divmod(config.batch_size, group.size)
+    if rest or share < config.grad_accum_steps:
+        raise CondnetError(f'--batch-size is {config.batch_size}, expected a multiple of the {group.size} processes, '
+                           f'with at least {config.grad_accum_steps} images for each (--grad-accum-steps)')  # fmt: skip
 
 
 def _timm_batches(config: TrainConfig, settled: Settled, common: dict[str, Any]) -> TimmLoader:

@@ -48,37 +48,56 @@ class Progress:
     summary: list[dict[str, Any]] = field(default_factory=list)
 
 
-class _Watch:
-    """Keeps time, and looks at the losses now and then: that makes the CPU wait for a GPU."""
+class _Epoch:
+    """An epoch that is being trained: keeps time, counts, and looks at the losses now and then.
 
-    def __init__(self, step: TrainingStep, progress: Progress) -> None:
-        self.step, self.progress = step, progress
+    To look at a loss makes the CPU wait for a GPU. There it is not done after every step, but whenever it is done
+    anyway: no checkpoint is written, and no epoch ends, before every loss so far was looked at.
+    """
+
+    def __init__(self, step: TrainingStep, progress: Progress, config: TrainConfig, num_batches: int) -> None:
+        self.step, self.progress, self.config, self.num_batches = step, progress, config, num_batches
         self.total = torch.tensor(progress.loss, device=step.task.device)
         self.losses: list[torch.Tensor] = []  # not looked at yet
         self.started = time.perf_counter() - progress.seconds
         self.waiting_since = time.perf_counter()
 
-    def batch_is_there(self) -> None:
-        """From here on time is no longer spent on waiting for a batch."""
+    def train(self, input: torch.Tensor, target: torch.Tensor) -> None:
+        """Train on a batch, and count it, over all processes."""
         self.progress.waited += time.perf_counter() - self.waiting_since
-
-    def add(self, loss: torch.Tensor, num_images: int) -> None:
-        """Count a batch, over all processes."""
+        loss = self.step(input, target)
         self.losses.append(loss)
+        num_images = len(input) * self.step.group.size
         self.total += loss * num_images
         self.progress.batch += 1
         self.progress.images += num_images
 
-    def look(self) -> None:
-        """Check all losses that were added, and bring the progress up to date.
+    def follow_up(self, save: Callable[[Progress], None]) -> None:
+        """Log, check and save, whatever is due after a batch."""
+        progress, task = self.progress, self.step.task
+        is_last = progress.batch == self.num_batches
+        logs = is_last or (progress.batch - 1) % self.config.log_interval == 0
+        interval = self.config.recovery_interval
+        saves = not is_last and interval > 0 and progress.batch % interval == 0
+        if task.device.type == 'cpu' or logs or saves:
+            loss = self._look()
+        if saves or is_last:
+            self.step.average_statistics()  # before the check, which all processes then pass, or none
+            check_weights(task, self.step.optimizer, progress)
+        if logs:
+            where = f'epoch {progress.epoch} [{progress.batch}/{self.num_batches}]'
+            _logger.info(f'{where} loss {loss:.4f} {progress.images / progress.seconds:.0f} images/s')
+        if saves:
+            save(progress)
+        self.waiting_since = time.perf_counter()
 
-        Raises:
-            FloatingPointError: If one is not finite.
-        """
-        check_losses(self.step.task, self.step.optimizer, self.losses, self.progress)
+    def _look(self) -> float:
+        """Check all losses since the last look, and bring the progress up to date; the last one of them."""
+        last = check_losses(self.step.task, self.step.optimizer, self.losses, self.progress)
         self.step.check_scale()
         self.losses.clear()
         self.progress.loss, self.progress.seconds = float(self.total), time.perf_counter() - self.started
+        return last
 
 
 def train_one_epoch(
@@ -105,30 +124,12 @@ def train_one_epoch(
         FloatingPointError: If the loss is not finite, or the weights when they are to be saved.
         ConnectionError: If another process is lost.
     """
-    task, num_batches, interval = step.task, len(batches), config.recovery_interval
-    task.train()
-    watch = _Watch(step, progress)
+    step.task.train()
+    epoch = _Epoch(step, progress, config, len(batches))
     for input, target in _with_bar(batches, progress, step.group.is_first):
-        watch.batch_is_there()
-        loss = step(input, target)
-        watch.add(loss, len(input) * step.group.size)
-        is_last = progress.batch == num_batches
-        logs = is_last or (progress.batch - 1) % config.log_interval == 0
-        saves = not is_last and interval > 0 and progress.batch % interval == 0
-        # On a GPU not after every step, but whenever it has to be waited for anyway: no checkpoint is written, and no
-        # epoch ends, before every loss so far was looked at.
-        if task.device.type == 'cpu' or logs or saves:
-            watch.look()
-        if saves or is_last:
-            step.average_statistics()  # before the check, which all processes then pass, or none
-            check_weights(task, step.optimizer, progress)
-        if logs:
-            where = f'epoch {progress.epoch} [{progress.batch}/{num_batches}]'
-            _logger.info(f'{where} loss {float(loss):.4f} {progress.images / progress.seconds:.0f} images/s')
-        if saves:
-            save(progress)
-        watch.waiting_since = time.perf_counter()
-    return _metrics(progress, task.device)
+        epoch.train(input, target)
+        epoch.follow_up(save)
+    return _metrics(progress, step.task.device)
 
 
 def _with_bar(batches: InMemoryLoader | TimmLoader, progress: Progress, is_first: bool) -> Iterable[Batch]:
@@ -149,8 +150,11 @@ def _metrics(progress: Progress, device: torch.device) -> dict[str, float]:
 
 def check_losses(
     task: SupernetTask, optimizer: torch.optim.Optimizer, losses: list[torch.Tensor], progress: Progress
-) -> None:
+) -> float:
     """Check the losses of the last steps.
+
+    Returns:
+        The last one.
 
     Raises:
         FloatingPointError: If one is not finite; it says which.
@@ -160,6 +164,7 @@ def check_losses(
         if not math.isfinite(value):
             where = _describe_step(task, optimizer, progress, len(values) - 1 - i)
             raise FloatingPointError(f'the loss is {value} at {where}; lower the learning rate')
+    return values[-1]
 
 
 def check_weights(task: SupernetTask, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
