@@ -242,6 +242,16 @@ def test_what_is_kept_stays_within_the_budget():
     assert not kept.by_depth
 
 
+def test_what_is_kept_is_counted_once():
+    """Steps of nb201 pass on nodes that later ones read, and views have their storage in common."""
+    kept, shared = _Kept(1000), torch.zeros(100)
+    kept.add(1, _Activations([(shared,)], [(torch.zeros(50), None)]))
+    kept.add(2, _Activations([(shared, torch.zeros(25))], [(shared[:10],)]))
+    assert sorted(kept.by_depth) == [1, 2]  # 400 + 200 + 100 bytes, and not 1140
+    kept.add(3, _Activations([(torch.zeros(76),)], []))
+    assert sorted(kept.by_depth) == [2, 3]
+
+
 class _Synchronisations(TorchDispatchMode):
     """Counts how often a number is read back from a tensor, for which a GPU has to be waited for."""
 

@@ -1,6 +1,7 @@
 """What all super-networks have in common: the active sub-network, the split, and the way in and out of checkpoints."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -136,6 +137,16 @@ class Supernet(nn.Module):
         arch = self.space.sample(generator)
         self.set_active_subnet(arch)
         return arch
+
+    @contextmanager
+    def subnet(self, arch: 'str | int | Arch | None') -> Iterator[None]:
+        """Choose the sub-network that runs, as `set_active_subnet` does; afterwards it is that of before again."""
+        before = self.active_subnet
+        self.set_active_subnet(arch)
+        try:
+            yield
+        finally:
+            self.set_active_subnet(before)
 
     def active_modules(self) -> list[nn.Module]:
         """All modules except those of weight sets that are not in use; every one in the over-complete state."""

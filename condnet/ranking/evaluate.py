@@ -1,6 +1,8 @@
 """Evaluation of architectures in the plain way: recalibrate BatchNorm, then validate."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +32,8 @@ class EvaluationData:
     """What architectures are evaluated on; all tensors are on the model's device.
 
     Args:
-        calibration: Normalised training images (N, C, H, W) for BatchNorm.
+        calibration: Normalised training images (N, C, H, W) for BatchNorm; None where nothing is calibrated, as a
+            stand-alone network is not.
         images: Normalised withheld images (M, C, H, W).
         targets: Their labels (M,).
         batch_size: Validation images per forward pass; it is not part of the result.
@@ -39,13 +42,23 @@ class EvaluationData:
         memory: Bytes of activations that `predict` keeps; what does not fit is computed again. Not part of the result.
     """
 
-    calibration: torch.Tensor
+    calibration: torch.Tensor | None
     images: torch.Tensor
     targets: torch.Tensor
     batch_size: int = CALIBRATION_BATCH_SIZE
     momentum: float | None = None
     amp_dtype: torch.dtype | None = None
     memory: int = DEFAULT_MEMORY
+
+    def to_calibrate(self) -> torch.Tensor:
+        """The images for BatchNorm.
+
+        Raises:
+            CondnetError: If there are none.
+        """
+        if self.calibration is None:
+            raise CondnetError('calibration needs images, got none')
+        return self.calibration
 
 
 @dataclass(frozen=True)
@@ -68,10 +81,10 @@ def accuracy_and_loss(model: nn.Module, data: EvaluationData) -> tuple[float, fl
         with autocast(data):
             features = model.forward_features(images)  # type: ignore[operator]  # every timm model has one
         logits.append(model.forward_head(features.float()))  # type: ignore[operator]
-    return _score(logits, data)
+    return score(logits, data)
 
 
-def _score(logits: list[torch.Tensor], data: EvaluationData) -> tuple[float, float]:
+def score(logits: list[torch.Tensor], data: EvaluationData) -> tuple[float, float]:
     """Accuracy in percent and mean cross-entropy of the logits (B, num_classes) of all batches."""
     pairs = list(zip(logits, data.targets.split(data.batch_size), strict=True))
     losses = [F.cross_entropy(batch.float(), targets, reduction='none').double().sum() for batch, targets in pairs]
@@ -86,21 +99,31 @@ def evaluate_subnet(model: nn.Module, arch: 'str | int | Arch', data: Evaluation
     Raises:
         CondnetError: If it is no architecture of the model's search space, or its loss is not finite.
     """
-    model = _as_supernet(model)
-    active, training = model.active_subnet, model.training
-    model.set_active_subnet(arch)
+    model = as_supernet(model)
+    with calibrated_for(model, arch, data):
+        accuracy, loss = accuracy_and_loss(model, data)
+    return make_prediction(model.space, model.space.parse(arch), accuracy, loss)
+
+
+@contextmanager
+def calibrated_for(model: Supernet, arch: 'str | int | Arch', data: EvaluationData) -> Iterator[None]:
+    """An architecture is active and calibrated; afterwards the super-network is as it was."""
+    training = model.training
     try:
-        with preserved_statistics(model):
+        with model.subnet(arch), preserved_statistics(model):
             with autocast(data):
-                calibrate(model, data.calibration, momentum=data.momentum)
-            accuracy, loss = accuracy_and_loss(model, data)
+                calibrate(model, data.to_calibrate(), momentum=data.momentum)
+            yield
     finally:
         model.train(training)
-        model.set_active_subnet(active)
-    return _prediction(model.space, model.space.parse(arch), accuracy, loss)
 
 
-def _as_supernet(model: nn.Module) -> Supernet:
+def as_supernet(model: nn.Module) -> Supernet:
+    """The model, which must be a super-network.
+
+    Raises:
+        CondnetError: If it is none.
+    """
     if not isinstance(model, Supernet):
         raise CondnetError(f'only a super-network predicts architectures, not {type(model).__name__}')
     return model
@@ -114,7 +137,12 @@ def autocast(data: EvaluationData) -> torch.autocast:
     return torch.autocast(data.images.device.type, data.amp_dtype, data.amp_dtype is not None)
 
 
-def _prediction(space: SearchSpace, arch: Arch, accuracy: float, loss: float) -> Prediction:
+def make_prediction(space: SearchSpace, arch: Arch, accuracy: float, loss: float) -> Prediction:
+    """A prediction.
+
+    Raises:
+        CondnetError: If the loss is not finite.
+    """
     if not math.isfinite(loss):
         raise CondnetError(f'the validation loss of architecture {space.format(arch)} is {loss}')
     return Prediction(space.index(arch), accuracy, loss)
@@ -145,7 +173,7 @@ def choose_images(
 
 
 def evaluation_data(
-    calibration: Images,
+    calibration: Images | None,
     validation: Images,
     config: dict[str, Any],
     device: torch.device | str = 'cpu',
@@ -155,7 +183,7 @@ def evaluation_data(
     """Normalise images for evaluation.
 
     Args:
-        calibration: Training images for BatchNorm, as `choose_images` gives them.
+        calibration: Training images for BatchNorm, as `choose_images` gives them; None for none.
         validation: Images that were not trained on.
         config: `pretrained_cfg` of the model (mean, std).
         device: Where they go.
@@ -168,4 +196,5 @@ def evaluation_data(
         pixels = normalize(images.images.to(device), config['mean'], config['std'])
         return pixels.contiguous(memory_format=memory_format)
 
-    return EvaluationData(prepare(calibration), prepare(validation), validation.targets.to(device), **kwargs)
+    prepared = None if calibration is None else prepare(calibration)
+    return EvaluationData(prepared, prepare(validation), validation.targets.to(device), **kwargs)

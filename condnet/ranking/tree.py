@@ -23,11 +23,11 @@ from condnet.ranking.calibration import (
 from condnet.ranking.evaluate import (
     EvaluationData,
     Prediction,
-    _as_supernet,
-    _prediction,
-    _score,
+    as_supernet,
     autocast,
     evaluate_subnet,
+    make_prediction,
+    score,
 )
 from condnet.spaces.base import Arch
 
@@ -50,7 +50,7 @@ def predict(model: nn.Module, archs: Iterable['str | int | Arch'], data: Evaluat
         CondnetError: If it is no super-network, or an architecture is not one of its space; at the end, after all
             others, if losses are not finite.
     """
-    supernet = _as_supernet(model)
+    supernet = as_supernet(model)
     parsed = list(dict.fromkeys(supernet.space.parse(arch) for arch in archs))
     if data.momentum is not None:
         return (evaluate_subnet(model, arch, data) for arch in parsed)
@@ -63,9 +63,9 @@ Route = tuple[int, ...]
 def _predict(model: Supernet, groups: list[tuple[Route, list[Arch]]], data: EvaluationData) -> Iterator[Prediction]:
     failed = []
     for archs, logits in walk(model, groups, data):
-        accuracy, loss = _score(logits, data)
+        accuracy, loss = score(logits, data)
         if math.isfinite(loss):
-            yield from (_prediction(model.space, arch, accuracy, loss) for arch in archs)
+            yield from (make_prediction(model.space, arch, accuracy, loss) for arch in archs)
         else:
             failed += archs
     if failed:
@@ -81,12 +81,11 @@ def group_by_route(model: Supernet, archs: Iterable[Arch]) -> list[tuple[Route, 
     """
     numbers: dict[Hashable, int] = {}
     groups: dict[Route, list[Arch]] = {}
-    active = model.active_subnet
-    for arch in archs:
-        model.set_active_subnet(arch)
-        route = tuple(numbers.setdefault(step.key, len(numbers)) for step in model.forward_steps())
-        groups.setdefault(route, []).append(arch)
-    model.set_active_subnet(active)
+    with model.subnet(model.active_subnet):
+        for arch in archs:
+            model.set_active_subnet(arch)
+            route = tuple(numbers.setdefault(step.key, len(numbers)) for step in model.forward_steps())
+            groups.setdefault(route, []).append(arch)
     return sorted(groups.items())
 
 
@@ -101,10 +100,15 @@ class _Activations:
     validation: list[State]
     momenta: list[float] = field(default_factory=list)
 
-    @property
-    def num_bytes(self) -> int:
-        tensors = {t for state in (*self.calibration, *self.validation) for t in state if t is not None}
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """All tensors of all states; some may share their storage."""
+        return (tensor for state in (*self.calibration, *self.validation) for tensor in state if tensor is not None)
+
+
+def _num_bytes(kept: Iterable[_Activations]) -> int:
+    """Bytes of what is kept, each storage counted once: steps pass on what later ones need."""
+    storages = (tensor.untyped_storage() for activations in kept for tensor in activations.tensors())
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def walk(
@@ -117,8 +121,8 @@ def walk(
     """
     shared = [_common_prefix(before[0], after[0]) for before, after in itertools.pairwise(groups)]
     branches, kept = _branch_depths(shared), _Kept(data.memory)
-    check_images(model, data.calibration)
-    batches = [as_parameters(batch, model) for batch in calibration_batches(data.calibration)]
+    check_images(model, data.to_calibrate())
+    batches = [as_parameters(batch, model) for batch in calibration_batches(data.to_calibrate())]
     images = _Activations([(x,) for x in batches], [(x,) for x in data.images.split(data.batch_size)],
                           mean_momenta(batches))  # fmt: skip
     for i, (_, archs) in enumerate(groups):
@@ -156,7 +160,7 @@ class _Kept:
     def add(self, depth: int, activations: _Activations) -> None:
         """Keep activations; if all is too much, those are forgotten that are needed last: the ones of few steps."""
         self.by_depth[depth] = activations
-        while self.by_depth and sum(kept.num_bytes for kept in self.by_depth.values()) > self.memory:
+        while self.by_depth and _num_bytes(self.by_depth.values()) > self.memory:
             del self.by_depth[min(self.by_depth)]
 
 
@@ -165,9 +169,7 @@ def _run_subnet(
     model: Supernet, arch: Arch, data: EvaluationData, images: _Activations, kept: _Kept, branches: set[int]
 ) -> list[torch.Tensor]:
     """Logits of the validation batches, by way of what is kept; keeps what later architectures start from."""
-    active = model.active_subnet
-    model.set_active_subnet(arch)
-    try:
+    with model.subnet(arch):
         *steps, head = model.forward_steps()
         start = max(kept.by_depth, default=0)
         activations = kept.by_depth.get(start, images)
@@ -181,8 +183,6 @@ def _run_subnet(
                 start = stop
         features = _Activations([], [(state[0].float(),) for state in activations.validation])
         return [state[0] for state in _run_steps([head], features, False).validation]
-    finally:
-        model.set_active_subnet(active)
 
 
 def _batch_norms_of(steps: list[Step]) -> list[_BatchNorm]:

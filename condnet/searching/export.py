@@ -13,8 +13,7 @@ from condnet.checkpoints.folder import save_model
 from condnet.checkpoints.loading import load_model
 from condnet.errors import CondnetError
 from condnet.models import Supernet
-from condnet.ranking.calibration import calibrate, preserved_statistics
-from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, autocast
+from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, calibrated_for
 from condnet.spaces.base import Arch
 from condnet.spaces.costs import Cost
 
@@ -27,15 +26,8 @@ def calibrated_subnet(model: Supernet, arch: 'str | int | Arch', data: Evaluatio
 
     The super-network is left as it was.
     """
-    active, training = model.active_subnet, model.training
-    model.set_active_subnet(arch)
-    try:
-        with preserved_statistics(model), autocast(data):
-            calibrate(model, data.calibration, momentum=data.momentum)
-            return model.eval().get_active_subnet()
-    finally:
-        model.train(training)
-        model.set_active_subnet(active)
+    with calibrated_for(model, arch, data):
+        return model.eval().get_active_subnet()
 
 
 def export_network(net: nn.Module, folder: Path, training: dict[str, Any], data: EvaluationData) -> dict[str, Any]:
