@@ -1,6 +1,6 @@
 """Does the search beat random search? With the true table as objective, over paired seeds (`CONDNET_DATA` holds it).
 
-    python tests/compare_search.py
+    python -m tools.compare_search
 
 Both get the same number of distinct evaluations. It prints a line per seed and the comparison, in Markdown.
 """
@@ -16,7 +16,7 @@ from condnet.benchmarks.tables import BenchmarkTable, load_benchmark
 from condnet.ranking.evaluate import Prediction
 from condnet.searching.problem import Problem
 from condnet.searching.report import expected_best
-from condnet.searching.study import evaluated_candidates, open_study, search
+from condnet.searching.study import evaluated_candidates, open_study, run_study
 from condnet.spaces.registry import get_space
 
 FIRST_SEED = 100  # the settings of the search were chosen after a look at seeds below
@@ -31,7 +31,7 @@ def search_table(table: BenchmarkTable, sampler: str, num_evals: int, seed: int)
     def evaluate(archs):
         return [Prediction(index, truth[index], 0.0) for index in map(problem.space.index, archs)]
 
-    search(study, problem, evaluate, num_evals, sampler, seed)
+    run_study(study, problem, evaluate, num_evals, sampler, seed)
     candidates = evaluated_candidates(study, problem)
     if len(candidates) != num_evals:
         raise ValueError(f'{sampler} evaluated {len(candidates)} architectures, expected {num_evals}')

@@ -8,6 +8,7 @@ from typing import Any
 
 from condnet.cli.common import run
 from condnet.errors import CondnetError
+from condnet.ranking.metrics import SHOWN
 from condnet.ranking.results import describe_training, read_summary
 from condnet.utils.csvfile import read_text
 from condnet.utils.files import write_file
@@ -18,8 +19,8 @@ TABLE_START, TABLE_END = '<!-- results: start -->', '<!-- results: end -->'
 def format_table(folder: str | Path) -> str:
     """The results table of the README (Markdown), from all summaries in a folder."""
     rows = [
-        '| results | trained | archs | ranked by | KT all | KT 50 | top-1 | top-5 | top-10 | improvement |',
-        '|---|---|---|---|---|---|---|---|---|---|',
+        f'| results | trained | archs | ranked by | {" | ".join(SHOWN.values())} |',
+        '|---' * (4 + len(SHOWN)) + '|',
     ]
     paths = sorted(Path(folder).glob('*.json'))
     if not paths:
@@ -41,8 +42,7 @@ def _format_rows(link: str, summary: dict[str, Any]) -> list[str]:
         if name not in summary:  # a baseline of which nothing is known
             continue
         row = summary[name]
-        names = ('kendall_tau', 'kendall_tau_50', 'top1', 'top5', 'top10', 'improvement1')
-        rows.append('| ' + ' | '.join([*first, name, *(_number(row[n]) for n in names)]) + ' |')
+        rows.append('| ' + ' | '.join([*first, name, *(_number(row[metric]) for metric in SHOWN)]) + ' |')
         first = ['', '', '']
     return rows
 

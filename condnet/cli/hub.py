@@ -4,9 +4,9 @@ import argparse
 import sys
 
 from condnet.cli.common import run
-from condnet.cli.flags import add_import_flag, import_plugins
-from condnet.cli.validate import add_evaluation_flags
+from condnet.cli.flags import add_flags, add_import_flag, config_from, import_plugins
 from condnet.hub.publish import prepare, publish
+from condnet.ranking.config import EvalConfig
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -18,7 +18,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument('folder', help='folder to write, named as the model with its tag')
     sub.add_argument('--results', required=True, help='CSV of its ranking by condnet-validate, the JSON beside it')
     sub.add_argument('--model', help='refuse a checkpoint of another model')
-    add_evaluation_flags(sub)
+    add_flags(sub, EvalConfig)
     add_import_flag(sub)
     sub = commands.add_parser('publish', help='upload a folder; log in with `hf auth login` before', allow_abbrev=False)
     sub.add_argument('folder', help='folder that prepare wrote')
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     def command() -> None:
         import_plugins(args)
         if args.command == 'prepare':
-            prepare(args)
+            prepare(args.checkpoint, args.folder, args.results, config_from(args, EvalConfig), args.model)
         else:
             print(publish(args.folder, args.repo, args.private))
 

@@ -1,13 +1,24 @@
 """The data set that a setting names."""
 
-import argparse
+from typing import Protocol
 
 from condnet.data import Images, load_images
 from condnet.data.glyphs import render_glyphs
 from condnet.errors import CondnetError
 
 
-def open_images(args: argparse.Namespace) -> Images | None:
+class DataSettings(Protocol):
+    """Settings that name a data set."""
+
+    @property
+    def dataset(self) -> str | None: ...
+    @property
+    def data_dir(self) -> str | None: ...
+    @property
+    def download(self) -> bool: ...
+
+
+def open_images(args: DataSettings) -> Images | None:
     """The training set in memory that the flags `--dataset`, `--data-dir` and `--download` name.
 
     Returns:

@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from condnet.models.pretrained import is_pretrained_name
-from condnet.ranking.metrics import RANKED_BY
+from condnet.ranking.metrics import RANKED_BY, SHOWN
 from condnet.ranking.results import describe_training
 
 _PAPER = {  # means of ten seeds, by accuracy: KT over all architectures, top-1, its improvement
@@ -121,9 +121,8 @@ That table is condnet's own: each architecture was trained alone three times, fo
 
 
 def _ranking_table(ranking: dict[str, Any]) -> str:
-    lines = ['| ranked by | KT all | KT 50 | top-1 | top-5 | top-10 | improvement |', '|---|---|---|---|---|---|---|']
-    names = ('kendall_tau', 'kendall_tau_50', 'top1', 'top5', 'top10', 'improvement1')
+    lines = [f'| ranked by | {" | ".join(SHOWN.values())} |', '|---' * (1 + len(SHOWN)) + '|']
     for by in (by for by in RANKED_BY if by in ranking):
-        values = ['-' if ranking[by][name] is None else f'{ranking[by][name]:.2f}' for name in names]
+        values = ['-' if ranking[by][name] is None else f'{ranking[by][name]:.2f}' for name in SHOWN]
         lines.append(f'| {by} | {" | ".join(values)} |')
     return '\n'.join(lines)

@@ -3,58 +3,74 @@
 What a card says is computed from the saved file, on images that no training has seen.
 """
 
-import argparse
+import dataclasses
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import HfApi
 
 from condnet.benchmarks.tables import BenchmarkTable
 from condnet.checkpoints.folder import save_model
 from condnet.checkpoints.loading import load_model
-from condnet.cli.validate import check_evaluation_flags
 from condnet.data import Images, holds_images, load_images
 from condnet.data.glyphs import render_glyphs
 from condnet.errors import CondnetError
 from condnet.hub.card import make_card
-from condnet.models import Supernet
 from condnet.models.pretrained import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, check_folder
 from condnet.ranking.calibration import calibrate
+from condnet.ranking.config import EvalConfig
 from condnet.ranking.evaluate import Prediction, accuracy_and_loss, autocast
+from condnet.ranking.inputs import (
+    ChosenImages,
+    Subject,
+    find_table,
+    open_evaluation_images,
+    open_supernet,
+    prepare_data,
+    provenance,
+)
 from condnet.ranking.results import read_predictions, read_summary
-from condnet.ranking.run import find_table, load_evaluation_images, load_supernet, prepare_data, provenance
 from condnet.utils.files import write_file
 
 _logger = logging.getLogger(__name__)
 
 
-def prepare(args: argparse.Namespace) -> dict[str, Any]:
+def prepare(
+    checkpoint: str | Path, folder: str | Path, results: str | Path, config: EvalConfig, expected: str | None = None
+) -> dict[str, Any]:
     """Write a folder with the best found sub-network active and calibrated, and a card; return what the card says.
+
+    Args:
+        checkpoint: Training checkpoint, or model folder.
+        folder: Folder to write, named as the model with its tag.
+        results: Predictions of its ranking (CSV), with the summary (JSON) beside them.
+        config: How it was ranked.
+        expected: Name of the model that the checkpoint has to hold.
 
     Raises:
         CondnetError: If results and checkpoint do not fit together.
     """
-    check_evaluation_flags(args)
-    folder, results = Path(args.folder), Path(args.results)
+    folder, results = Path(folder), Path(results)
     predictions, summary = read_predictions(results), read_summary(results.with_suffix('.json'))
-    model = load_supernet(args)
-    evaluation = provenance(model, args)
+    subject = open_supernet(checkpoint, config, expected)
+    evaluation = provenance(subject, config)
     for key in ('model', 'space', 'split', 'training', 'ema', 'checkpoint_sha256', 'calibration'):
         if summary.get(key) != evaluation[key]:
-            raise CondnetError(f'{results} ranks with {key} {summary.get(key)!r}, {args.checkpoint} with these flags '
+            raise CondnetError(f'{results} ranks with {key} {summary.get(key)!r}, {checkpoint} with these flags '
                                f'has {evaluation[key]!r}')  # fmt: skip
-    calibration, validation, dataset = load_evaluation_images(model, args)
-    table = find_table(model, dataset, args)
+    images = cast(ChosenImages, open_evaluation_images(subject, config))
+    table = find_table(subject.model, images.dataset, config)
     best = max(predictions, key=lambda prediction: (prediction.accuracy, -prediction.loss))
-    save_calibrated(model, best, calibration, validation, folder, args)
-    test, kind = find_test_images(validation, args)
+    save_calibrated(subject, best, images, folder, config)
+    test, kind = find_test_images(images, config)
+    space = subject.model.space
     facts = {
-        **evaluate_saved(folder, test, args),
+        **evaluate_saved(folder, test, config),
         'kind': kind,
-        'arch': model.space.format(model.space.parse(best.index)),
+        'arch': space.format(space.parse(best.index)),
         'index': best.index,
-        'dataset': dataset,
+        'dataset': images.dataset,
         'truth': true_accuracy(table, best.index),
         'evaluation': evaluation,
         'ranking': summary,
@@ -64,25 +80,19 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     return facts
 
 
-def save_calibrated(
-    model: Supernet,
-    best: Prediction,
-    calibration: Images,
-    validation: Images,
-    folder: Path,
-    args: argparse.Namespace,
-) -> None:
+def save_calibrated(subject: Subject, best: Prediction, images: ChosenImages, folder: Path, config: EvalConfig) -> None:
     """Save a super-network with a sub-network active, and its BatchNorm statistics as the stored weights give them."""
+    model = subject.model
     for parameter in model.parameters():
         parameter.data = parameter.data.half().float()
-    data = prepare_data(model, calibration, validation, args)
+    data = images.prepare(model, config)
     model.set_active_subnet(best.index)
     with autocast(data):
-        calibrate(model, data.calibration, momentum=data.momentum)
-    save_model(model.eval(), folder, args.training, fingerprint=args.fingerprint)
+        calibrate(model, data.to_calibrate(), momentum=data.momentum)
+    save_model(model.eval(), folder, subject.training, fingerprint=subject.fingerprint)
 
 
-def find_test_images(validation: Images, args: argparse.Namespace) -> tuple[Images, str]:
+def find_test_images(images: ChosenImages, config: EvalConfig) -> tuple[Images, str]:
     """Images for the card: the data set's test images if they are there, or else the withheld ones.
 
     The active sub-network is the best of many on the withheld images, which therefore flatter it.
@@ -93,19 +103,18 @@ def find_test_images(validation: Images, args: argparse.Namespace) -> tuple[Imag
     Raises:
         CondnetError: If the test images are damaged, or of other classes.
     """
-    if args.dataset == 'glyphs':
+    if images.dataset == 'glyphs':
         return render_glyphs(train=False), 'test images'
-    if args.dataset is None and holds_images(args.data_dir, train=False):
-        return load_images(args.data_dir, train=False), 'test images'
-    return validation, 'withheld images'
+    if config.dataset is None and config.data_dir and holds_images(config.data_dir, train=False):
+        return load_images(config.data_dir, train=False), 'test images'
+    return images.validation, 'withheld images'
 
 
-def evaluate_saved(folder: Path, images: Images, args: argparse.Namespace) -> dict[str, Any]:
+def evaluate_saved(folder: Path, images: Images, config: EvalConfig) -> dict[str, Any]:
     """Accuracy and loss of the active sub-network of a folder, freshly loaded."""
-    loaded = argparse.Namespace(**{**vars(args), 'checkpoint': str(folder), 'use_ema': False})
-    model = load_supernet(loaded).eval()
-    data = prepare_data(model, images.select(images.targets.new_zeros(1)), images, loaded)
-    accuracy, loss = accuracy_and_loss(model, data)
+    config = dataclasses.replace(config, use_ema=False)
+    model = open_supernet(folder, config).model.eval()
+    accuracy, loss = accuracy_and_loss(model, prepare_data(model, None, images, config))
     return {'accuracy': accuracy, 'loss': loss, 'num_images': len(images)}
 
 

@@ -16,6 +16,14 @@ from scipy import stats
 from condnet.errors import CondnetError
 
 TOP_SIZES = (1, 5, 10)
+SHOWN = {  # what tables show of a ranking, and its heading
+    'kendall_tau': 'KT all',
+    'kendall_tau_50': 'KT 50',
+    'top1': 'top-1',
+    'top5': 'top-5',
+    'top10': 'top-10',
+    'improvement1': 'improvement',
+}
 BEST_BY_TRUTH = 50  # "KT 50": the part of the space that a search has to tell apart
 
 

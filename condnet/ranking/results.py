@@ -3,13 +3,12 @@
 A CSV holds index and prediction only. The truth is joined when it is read.
 """
 
-import csv
-import io
+import dataclasses
 import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,21 +17,20 @@ from condnet.checkpoints.training import USUAL
 from condnet.errors import CondnetError
 from condnet.ranking.evaluate import Prediction
 from condnet.ranking.metrics import summarize
-from condnet.utils.csvfile import read_csv, read_text, to_float, to_int
-from condnet.utils.files import write_file
+from condnet.utils.csvfile import read_csv, read_text, to_float, to_int, write_csv
 from condnet.utils.locks import lock_open_file
+from condnet.utils.plots import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _FIELDS = ('index', 'accuracy', 'loss')
 
 
 def write_predictions(path: Path, predictions: list[Prediction]) -> None:
     """Write predictions as CSV, in order of the official index. Reading gives the same numbers back."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(_FIELDS)
-    for prediction in sorted(predictions, key=lambda prediction: prediction.index):
-        writer.writerow((prediction.index, repr(prediction.accuracy), repr(prediction.loss)))
-    write_file(path, text.getvalue().encode())
+    rows = sorted(map(dataclasses.asdict, predictions), key=lambda row: row['index'])
+    write_csv(path, _FIELDS, rows)  # which writes numbers as `repr` does
 
 
 def read_predictions(path: str | Path) -> list[Prediction]:
@@ -178,12 +176,10 @@ def summarize_predictions(predictions: list[Prediction], table: BenchmarkTable |
     )
 
 
-def plot_predictions(predictions: list[Prediction], table: BenchmarkTable, summary: dict[str, Any]) -> bytes:
-    """Scatter plot of prediction against truth, by accuracy and by loss, as PNG."""
-    from matplotlib.figure import Figure  # slow to import, and without pyplot no display is asked for
-
+def draw_predictions(predictions: list[Prediction], table: BenchmarkTable, summary: dict[str, Any]) -> 'Figure':
+    """Scatter plot of prediction against truth, by accuracy and by loss."""
     truth = table.select([prediction.index for prediction in predictions])
-    figure = Figure(figsize=(9, 4.2), layout='constrained')
+    figure = new_figure(9, 4.2)
     axes = figure.subplots(1, 2, sharey=True)
     series = {
         'accuracy': ('predicted accuracy (%)', np.array([prediction.accuracy for prediction in predictions])),
@@ -206,9 +202,7 @@ def plot_predictions(predictions: list[Prediction], table: BenchmarkTable, summa
         figure.colorbar(points, ax=axes, label='FLOPs (M)')
     kind = 'split' if summary.get('split') else 'unsplit'
     figure.suptitle(f'{summary.get("model", "")} {summary.get("space", "")}, {kind}, {len(predictions)} architectures')
-    stream = io.BytesIO()
-    figure.savefig(stream, format='png', dpi=110)
-    return stream.getvalue()
+    return figure
 
 
 def _visible_range(values: np.ndarray) -> tuple[float, float]:

@@ -10,10 +10,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from condnet.errors import CondnetError
 from condnet.ranking.evaluate import Prediction
+from condnet.searching.config import OBJECTIVES
 from condnet.searching.latency import MeasuredLatency
 from condnet.spaces.base import Arch, SearchSpace
 
-OBJECTIVES = ('accuracy', 'loss', 'params', 'flops', 'latency')
 PREDICTED = ('accuracy', 'loss')  # what only the super-network can tell
 LIMITS = ('flops', 'params', 'latency')
 Evaluate = Callable[[list[Arch]], Iterable[Prediction]]  # in any order

@@ -1,21 +1,19 @@
 """What a search has found: tables, plots, and the winner as a network of its own."""
 
-import argparse
-import csv
-import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from condnet.benchmarks.tables import BenchmarkTable
-from condnet.models import Supernet
-from condnet.ranking.evaluate import EvaluationData
-from condnet.searching.export import calibrated_subnet, export_network, export_onnx
 from condnet.searching.problem import PREDICTED, Candidate, Problem
 from condnet.spaces.base import Arch
-from condnet.utils.files import write_file
+from condnet.utils.csvfile import write_csv
+from condnet.utils.plots import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def expected_best(values: Iterable[float], num: int) -> float:
@@ -66,13 +64,9 @@ def true_result(
 
 def write_architectures(path: Path, problem: Problem, candidates: list[Candidate], front: set[Arch]) -> None:
     """Write every evaluated architecture as CSV, best first, with its costs and whether it is on the Pareto front."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(['index', 'arch', *candidates[0].attributes(), 'front'])
-    for candidate in candidates:
-        names = problem.space.index(candidate.arch), problem.space.format(candidate.arch)
-        writer.writerow([*names, *map(repr, candidate.attributes().values()), int(candidate.arch in front)])
-    write_file(path, text.getvalue().encode())
+    rows = [{**describe_candidate(problem, candidate), 'front': int(candidate.arch in front)}
+            for candidate in candidates]  # fmt: skip
+    write_csv(path, rows[0], rows)
 
 
 _LABELS = {
@@ -84,10 +78,8 @@ _LABELS = {
 }
 
 
-def plot_candidates(problem: Problem, candidates: list[Candidate], front: set[Arch]) -> bytes:
-    """Plot of the evaluated architectures, the Pareto front and the limit, as PNG."""
-    from matplotlib.figure import Figure  # slow to import, and without pyplot no display is asked for
-
+def draw_candidates(problem: Problem, candidates: list[Candidate], front: set[Arch]) -> 'Figure':
+    """Plot of the evaluated architectures, the Pareto front and the limit."""
     asked = (*(name for name in problem.objectives if name not in PREDICTED), *problem.limits, *candidates[0].costs)
     other = next(name for name in PREDICTED if name != problem.decides)
     cost = asked[0] if asked else other  # where nothing is known of costs
@@ -97,7 +89,7 @@ def plot_candidates(problem: Problem, candidates: list[Candidate], front: set[Ar
         ('Pareto front', chosen, {'s': 40, 'facecolors': 'none', 'edgecolors': 'tab:orange'}),
         ('winner', candidates[:1], {'s': 120, 'marker': '*', 'color': 'tab:red'}),
     )
-    figure = Figure(figsize=(6, 4.2), layout='constrained')
+    figure = new_figure(6, 4.2)
     ax = figure.subplots()
     for label, group, style in groups:
         ax.scatter([c.value(cost) for c in group], [c.value(problem.decides) for c in group], label=label, **style)
@@ -106,26 +98,13 @@ def plot_candidates(problem: Problem, candidates: list[Candidate], front: set[Ar
     ax.set(xlabel=_LABELS[cost], ylabel=_LABELS[problem.decides], title=str(problem.space))
     ax.grid(alpha=0.3)
     ax.legend()
-    stream = io.BytesIO()
-    figure.savefig(stream, format='png', dpi=110)
-    return stream.getvalue()
+    return figure
 
 
 def describe_candidate(problem: Problem, candidate: Candidate) -> dict[str, Any]:
     """A candidate, for the summary."""
     index, arch = problem.space.index(candidate.arch), problem.space.format(candidate.arch)
     return {'index': index, 'arch': arch, **candidate.attributes()}
-
-
-def export_winner(
-    model: Supernet, winner: Candidate, data: EvaluationData, output: Path, args: argparse.Namespace
-) -> dict[str, Any]:
-    """Write the winner as a network of its own, and return what it costs and scores."""
-    net = calibrated_subnet(model, winner.arch, data)
-    network = export_network(net, output / 'network', args.training, data)
-    if args.onnx:
-        network['onnx_difference'] = export_onnx(net, output / 'network.onnx', data.images[: data.batch_size])
-    return network
 
 
 def format_summary(summary: dict[str, Any]) -> str:
@@ -140,9 +119,10 @@ def format_summary(summary: dict[str, Any]) -> str:
         f'winner: {winner["arch"]} (index {winner["index"]})',
         f'  predicted: accuracy {winner["accuracy"]:.2f}, loss {winner["loss"]:.4f}',
         *([f"  benchmark's network: {', '.join(costs)}"] if costs else []),
-        f'  exported network: {network["params"]:,} parameters, {network["flops"]:,} FLOPs, accuracy '
-        f'{network["accuracy"]:.2f}',
     ]
+    if network:
+        lines.append(f'  exported network: {network["params"]:,} parameters, {network["flops"]:,} FLOPs, accuracy '
+                     f'{network["accuracy"]:.2f}')  # fmt: skip
     if truth and truth['accuracy'] is not None:
         lines.append(f'  truth: accuracy {truth["accuracy"]:.2f}')
         if 'rank' in truth:

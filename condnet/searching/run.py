@@ -1,7 +1,5 @@
-"""A search from checkpoint to results."""
+"""A search from super-network to results."""
 
-import argparse
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,151 +9,184 @@ from typing import Any
 import optuna
 import timm
 import torch
+from optuna.storages import BaseStorage, InMemoryStorage
 
 import condnet
 from condnet.benchmarks.registry import find_benchmark
 from condnet.benchmarks.tables import BenchmarkTable
 from condnet.checkpoints.loading import sha256
-from condnet.data import Images
 from condnet.errors import CondnetError
 from condnet.models import Supernet
-from condnet.ranking.run import find_table, load_evaluation_images, load_supernet, prepare_data
-from condnet.ranking.tree import predict
-from condnet.searching.latency import MeasuredLatency, read_latency_table
-from condnet.searching.problem import LIMITS, Problem
-from condnet.searching.report import (
-    describe_candidate,
-    export_winner,
-    format_summary,
-    plot_candidates,
-    true_result,
-    write_architectures,
+from condnet.ranking.inputs import (
+    Benchmark,
+    ChosenImages,
+    Data,
+    Model,
+    PreparedImages,
+    Subject,
+    find_table,
+    open_evaluation_images,
+    open_supernet,
+    with_data,
 )
+from condnet.ranking.run import for_model
+from condnet.ranking.tree import predict
+from condnet.searching.config import SearchConfig
+from condnet.searching.export import check_onnx_packages
+from condnet.searching.latency import MeasuredLatency, read_latency_table
+from condnet.searching.problem import Problem
+from condnet.searching.report import true_result
+from condnet.searching.result import SearchResult
 from condnet.searching.storage import open_storage, storage_errors
-from condnet.searching.study import evaluated_candidates, open_study, pareto_front, search
+from condnet.searching.study import evaluated_candidates, open_study, pareto_front, run_study
 from condnet.spaces.base import Arch
 from condnet.utils.device import find_device, hardware_name
-from condnet.utils.files import write_file
-from condnet.utils.locks import Lock
+from condnet.utils.files import check_folder_to_write
+from condnet.utils.settings import make_config
 
 _logger = logging.getLogger(__name__)
 
 
-def search_architectures(args: argparse.Namespace) -> dict[str, Any]:
-    """Search as `parse_args` describes it, write the results and return their summary.
+def search(
+    model: Model,
+    data: Data | None = None,
+    benchmark: Benchmark | None = None,
+    config: 'SearchConfig | Any' = None,
+    **settings: Any,
+) -> SearchResult:
+    """Search for architectures with a super-network.
+
+    Nothing is printed, and nothing written unless `output` says where. Without `output` and `storage` the study is
+    kept in memory.
+
+    Args:
+        model: Training checkpoint, folder of a model, name of a pretrained one, or a super-network, which is left as
+            it is (and evaluated on the device that it is on, if none is set).
+        data: What to evaluate on, see `condnet.rank`.
+        benchmark: Ground truth to report what the winner truly reaches: file, directory or table; False for none.
+        config: What is searched for and how; by default `SearchConfig()`. An `EvalConfig` will do.
+        **settings: Fields of `SearchConfig`, which take precedence.
 
     Raises:
-        CondnetError: If the checkpoint, data, tables and storage do not fit together.
+        CondnetError: If super-network, data, tables and storage do not fit together.
         OSError: If a disk is full. What was evaluated is in the storage then.
     """
-    model = load_supernet(args)
-    calibration, validation, dataset = load_evaluation_images(model, args)
-    problem = make_problem(model, dataset, args)
+    config = make_config(SearchConfig, config, for_model(model, config, settings))
+    if config.onnx:
+        check_onnx_packages()
+    if config.output is not None:
+        check_folder_to_write(Path(config.output))
+    subject, config = open_supernet(model, config), with_data(config, data)
+    images = open_evaluation_images(subject, config, data)
+    problem = make_problem(subject.model, images.dataset, config)
     feasible = problem.feasible()
-    table = find_truth(model, dataset, args)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    identity = search_identity(model, problem, dataset, (calibration, validation), args)
-    data = prepare_data(model, calibration, validation, args)
-    output = Path(args.output)
-    with storage_errors():
-        storage = open_storage(args.storage or str(output / 'study.journal'))
-        study = open_study(problem, storage, args.study_name, identity)
-        search(study, problem, lambda archs: predict(model, archs, data), args.num_evals, args.sampler, args.seed)
+    table = find_truth(subject.model, images.dataset, config, benchmark)
+    identity = search_identity(subject, problem, images, config)
+    evaluation = images.prepare(subject.model, config)
+    with _quiet_optuna(), storage_errors():
+        study = open_study(problem, _open_storage(config), config.study_name, identity)
+        run_study(study, problem, lambda archs: predict(subject.model, archs, evaluation), config.num_evals,
+                  config.sampler, config.seed)  # fmt: skip
         candidates, front = evaluated_candidates(study, problem), pareto_front(study, problem)
     if not candidates:
         raise CondnetError('no proposal was within the limits; expected less tight ones')
     truth = None if table is None else true_result(table, problem, candidates[0], feasible, len(candidates))
-    output.mkdir(parents=True, exist_ok=True)
-    with alone_in(output):
-        write_architectures(output / 'architectures.csv', problem, candidates, front)
-        write_file(output / 'front.png', plot_candidates(problem, candidates, front))
-        summary = {
-            'winner': describe_candidate(problem, candidates[0]),
-            'network': export_winner(model, candidates[0], data, output, args),
-            'truth': truth,
-            'num_evals': len(candidates),
-            'num_proposals': len(study.get_trials(deepcopy=False)),
-            'num_feasible': None if feasible is None else len(feasible),
-            'front': [describe_candidate(problem, candidate) for candidate in candidates if candidate.arch in front],
-            **identity,
-            'sampler': args.sampler,
-            'seed': args.seed,
-            'training': args.training,
-            'data_match': args.data_match,
-            'hardware': hardware_name(find_device(args.device)),
-            'versions': {'torch': torch.__version__, 'timm': timm.__version__, 'optuna': optuna.__version__},
-        }
-        write_file(output / 'search.json', (json.dumps(summary, indent=2) + '\n').encode())
-    print(format_summary(summary))
-    return summary
+    counts = {
+        'num_evals': len(candidates),
+        'num_proposals': len(study.get_trials(deepcopy=False)),
+        'num_feasible': None if feasible is None else len(feasible),
+    }
+    facts = {
+        **identity,
+        'sampler': config.sampler,
+        'seed': config.seed,
+        'training': subject.training,
+        'data_match': images.match,
+        'hardware': hardware_name(find_device(config.device)),
+        'versions': {'torch': torch.__version__, 'timm': timm.__version__, 'optuna': optuna.__version__},
+    }
+    result = SearchResult(problem, candidates, front, truth, subject.model, evaluation, counts, facts)
+    if config.output is not None:
+        result.write(Path(config.output), config.onnx)
+    return result
 
 
 @contextmanager
-def alone_in(output: Path) -> Iterator[None]:
-    """Wait until no other process of the same search is writing its results there."""
-    with Lock(output / '.lock'):
+def _quiet_optuna() -> Iterator[None]:
+    """Have Optuna log warnings only."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
         yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
 
 
-def make_problem(model: Supernet, dataset: str, args: argparse.Namespace) -> Problem:
-    """What the flags ask for. Costs are those of the benchmark's networks on the data set, or else on CIFAR-10.
+def _open_storage(config: SearchConfig) -> BaseStorage:
+    if config.storage is None and config.output is None:
+        return InMemoryStorage()
+    return open_storage(config.storage or str(Path(str(config.output)) / 'study.journal'))
+
+
+def make_problem(model: Supernet, dataset: str, config: SearchConfig) -> Problem:
+    """What the settings ask for. Costs are those of the benchmark's networks on the data set, or else on CIFAR-10.
 
     Raises:
         CondnetError: If they contradict each other.
     """
-    limits = {name: getattr(args, f'max_{name}') for name in LIMITS if getattr(args, f'max_{name}') is not None}
-    objectives = tuple(args.objectives.split(','))
+    limits, objectives = config.limits, config.objective_names
     latency: Callable[[Arch], float] | None = None
-    if args.latency_table:
+    if config.latency_table:
         if dataset != 'cifar10' and find_benchmark(model.space.name, dataset):
             raise CondnetError(f'--latency-table is of the networks for CIFAR-10, those for {dataset} are others; '
                                'leave it out to measure them')  # fmt: skip
-        latency = read_latency_table(args.latency_table, model.space, args.latency_device).__getitem__
+        latency = read_latency_table(config.latency_table, model.space, config.latency_device).__getitem__
     elif 'latency' in (*objectives, *limits):
-        if args.sampler == 'grid' and 'latency' in limits:
+        if config.sampler == 'grid' and 'latency' in limits:
             raise CondnetError('--sampler grid with --max-latency needs --latency-table; the latency of every '
                                'architecture would have to be measured first')  # fmt: skip
         size, network = model.pretrained_cfg['input_size'], model.space.network_args(dataset)
-        latency = MeasuredLatency(model.space, model.num_classes, size, find_device(args.device), network)
+        latency = MeasuredLatency(model.space, model.num_classes, size, find_device(config.device), network)
     if not model.space.has_costs(dataset):
         dataset = 'cifar10'
     return Problem(model.space, objectives, limits, latency, dataset)
 
 
-def find_truth(model: Supernet, dataset: str, args: argparse.Namespace) -> BenchmarkTable | None:
+def find_truth(
+    model: Supernet, dataset: str, config: SearchConfig, benchmark: Benchmark | None = None
+) -> BenchmarkTable | None:
     """The benchmark's table if it is at hand; a search does not need it, so only one that was named must be there."""
     try:
-        return find_table(model, dataset, args)
+        return find_table(model, dataset, config, benchmark)
     except ValueError as error:
-        if args.benchmark:
+        if config.benchmark or benchmark:
             raise
         _logger.warning(f'what the winner truly reaches is not reported: {error}')
         return None
 
 
 def search_identity(
-    model: Supernet, problem: Problem, dataset: str, images: tuple[Images, Images], args: argparse.Namespace
+    subject: Subject, problem: Problem, images: ChosenImages | PreparedImages, config: SearchConfig
 ) -> dict[str, Any]:
     """What a study's values depend on; a search that differs in any of it is another search."""
     latency = None
-    if args.latency_table:
-        latency = f'{args.latency_device} of {sha256(args.latency_table)}'
+    if config.latency_table:
+        latency = f'{config.latency_device} of {sha256(config.latency_table)}'
     elif problem.latency is not None:
-        latency = hardware_name(find_device(args.device))
+        latency = hardware_name(find_device(config.device))
     return {
-        'model': model.pretrained_cfg['architecture'],
-        'checkpoint_sha256': args.checkpoint_sha256,
-        'ema': args.use_ema,
+        'model': subject.model.pretrained_cfg['architecture'],
+        'checkpoint_sha256': subject.sha256,
+        'ema': config.use_ema,
         'space': str(problem.space),
         'objectives': list(problem.objectives),
         'limits': problem.limits,
         'latency': latency,
-        'dataset': dataset,
-        'eval_images': len(images[1]),
-        'images_sha256': [chosen.sha256() for chosen in images],
-        'calib_batches': args.calib_batches,
-        'calib_augment': args.calib_augment,
-        'calib_momentum': args.calib_momentum,
-        'amp_dtype': args.amp_dtype,
+        'dataset': images.dataset,
+        **{key: value for key, value in images.facts().items() if key in ('eval_images', 'images_sha256')},
+        'calib_batches': config.calib_batches,
+        'calib_augment': config.calib_augment,
+        'calib_momentum': config.calib_momentum,
+        'amp_dtype': config.amp_dtype,
         'condnet': condnet.__version__,
     }

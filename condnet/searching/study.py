@@ -108,7 +108,7 @@ def _merit(problem: Problem, candidate: Candidate) -> tuple[float, ...]:
     )
 
 
-def search(
+def run_study(
     study: SharedStudy,
     problem: Problem,
     evaluate: Evaluate,
@@ -176,7 +176,7 @@ def search_population(
         problem: What is searched for.
         evaluate: Predicts architectures.
         known: `recorded_candidates` of the study; what is proposed joins them.
-        num_evals: As for `search`; where other processes have evaluated the rest meanwhile, it stops, and what it
+        num_evals: As for `run_study`; where other processes have evaluated the rest meanwhile, it stops, and what it
             was evaluating does not count.
 
     Returns:

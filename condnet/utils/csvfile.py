@@ -7,7 +7,6 @@ commas may differ, as long as only one reading is possible.
 import codecs
 import csv
 import io
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from condnet.errors import CondnetError, show
+from condnet.utils.files import write_file
 from condnet.utils.filetypes import describe_file
 
 _WIDE = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -124,12 +124,7 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict[str, Any]]
     writer = csv.DictWriter(text, tuple(columns), lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        temporary.write_text(text.getvalue(), encoding='utf-8')
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(path, text.getvalue().encode())
 
 
 def check_columns(present: Iterable[str], expected: tuple[str, ...], where: 'str | Path') -> None:

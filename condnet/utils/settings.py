@@ -16,9 +16,11 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from condnet.errors import CondnetError, show
+
+Config = TypeVar('Config')
 
 
 class SettingError(CondnetError):
@@ -140,3 +142,25 @@ def _check_range(name: str, value: float, least: float, below: float) -> None:
     if not least <= value < end:
         more = f' and less than {end:g}' if below < math.inf or value >= end else ''
         raise SettingError(name, f'is {value}, expected at least {least:g}{more}')
+
+
+def make_config(kind: type[Config], config: Any, settings: Mapping[str, Any]) -> Config:
+    """Settings, of which some may be given together and others by name, which take precedence.
+
+    Args:
+        kind: The dataclass.
+        config: An instance of it or of a base of it, or None for the defaults.
+        settings: Further settings by name.
+
+    Raises:
+        CondnetError: If a setting is unknown, or `config` is something else.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    if unknown := [name for name in settings if name not in names]:
+        raise CondnetError(f'unknown setting {unknown[0]!r}; expected some of {", ".join(names)}')
+    if config is None:
+        return kind(**settings)
+    if not dataclasses.is_dataclass(config) or not issubclass(kind, type(config)):
+        raise CondnetError(f'config is {show(config)}, expected a {kind.__name__}')
+    given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return kind(**given | settings)

@@ -1,0 +1,309 @@
+"""What an evaluation starts from: a super-network, images that it was not trained on, and the truth."""
+
+import copy
+import dataclasses
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+import condnet
+from condnet.benchmarks.registry import find_benchmark
+from condnet.benchmarks.tables import BenchmarkTable, holds_table, load_benchmark
+from condnet.checkpoints.loading import Loaded, load_checkpoint, preprocessing
+from condnet.data import Images, check_size, choose_timm_images, dataset_name, holds_names, match_images
+from condnet.data.sources import open_images
+from condnet.errors import CondnetError
+from condnet.models import Supernet
+from condnet.models.trial import check_forward
+from condnet.ranking.calibration import CALIBRATION_BATCH_SIZE
+from condnet.ranking.config import AMP_DTYPES, EvalConfig
+from condnet.ranking.evaluate import EvaluationData, choose_images, evaluation_data
+from condnet.utils.device import find_device, hardware_name
+
+_logger = logging.getLogger(__name__)
+
+Model = str | Path | nn.Module
+Data = str | Path | Images | EvaluationData
+Benchmark = str | Path | BenchmarkTable | bool
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The super-network that is evaluated, and what is known of its weights.
+
+    Args:
+        model: The super-network, on the device and in the memory layout of the evaluation.
+        checkpoint: The checkpoint as it was named; None for a model of the caller's.
+        training: How it was trained, see `condnet.checkpoints.loading.Loaded`.
+        sha256: Of the checkpoint, or of the weights of a model of the caller's.
+        fingerprint: Of the training images; None if it is not recorded.
+    """
+
+    model: Supernet
+    checkpoint: str | None
+    training: dict[str, Any]
+    sha256: str
+    fingerprint: Any = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.checkpoint or 'the model'
+
+    @property
+    def trained_on(self) -> str | None:
+        """The data set that it was trained on, as far as that is known."""
+        cfg = self.model.pretrained_cfg
+        letters = preprocessing('glyphs', (1, 16, 16))
+        takes_letters = all(tuple(cfg.get(key, ())) == tuple(value) for key, value in letters.items())
+        return self.training.get('data_name', 'glyphs' if takes_letters else None)
+
+
+def open_supernet(model: Model, config: EvalConfig, expected: str | None = None) -> Subject:
+    """Load the super-network of a checkpoint; one that is given itself is copied, and left as it is.
+
+    Args:
+        model: The checkpoint, or a super-network.
+        config: How it is evaluated.
+        expected: Name of the model that it has to be.
+
+    Raises:
+        CondnetError: If it is none, or another one.
+    """
+    checkpoint = None if isinstance(model, nn.Module) else str(model)
+    loaded = _copy(model, config) if isinstance(model, nn.Module) else load_checkpoint(model, config.use_ema)
+    supernet = loaded.model
+    if not isinstance(supernet, Supernet):
+        got = f'{checkpoint} holds' if checkpoint else 'got'
+        raise CondnetError(f'{got} a {type(supernet).__name__}, expected a super-network')
+    name = supernet.pretrained_cfg['architecture']
+    if expected and expected != name:
+        raise CondnetError(f'{checkpoint or "the model"} holds the model {name!r}, not {expected!r}')
+    supernet.to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
+    supernet.to(device := find_device(config.device))
+    check_forward(supernet, supernet.pretrained_cfg['input_size'], 2, device)
+    return Subject(supernet, checkpoint, loaded.training, loaded.sha256, loaded.fingerprint)
+
+
+def _copy(model: nn.Module, config: EvalConfig) -> Loaded:
+    if config.use_ema:
+        raise CondnetError('use_ema is of training checkpoints; a model has the weights that it has')
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f'{key} {tensor.dtype} {tuple(tensor.shape)}'.encode())
+        digest.update(tensor.detach().cpu().double().numpy().tobytes())
+    return Loaded(copy.deepcopy(model), {}, digest.hexdigest())
+
+
+@dataclass(frozen=True)
+class ChosenImages:
+    """Images to calibrate on, and images to validate on, which no training has seen.
+
+    Args:
+        calibration: The former.
+        validation: The latter.
+        dataset: Name of the data set.
+        match: How they are those that the checkpoint was trained on, see `match_images`.
+    """
+
+    calibration: Images
+    validation: Images
+    dataset: str
+    match: dict[str, Any] | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What results say of them."""
+        sha256 = [self.calibration.sha256(), self.validation.sha256()]
+        return {'dataset': self.dataset, 'eval_images': len(self.validation), 'images_sha256': sha256}
+
+    def prepare(self, model: Supernet, config: EvalConfig) -> EvaluationData:
+        """The images as the model takes them."""
+        return prepare_data(model, self.calibration, self.validation, config)
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """Images that the caller has prepared; its own settings hold.
+
+    Args:
+        data: The images.
+        dataset: Name of the data set.
+    """
+
+    data: EvaluationData
+    dataset: str
+    match: None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What results say of them."""
+        data = self.data
+        tensors = (data.to_calibrate(), data.images)
+        sha256 = [hashlib.sha256(tensor.float().cpu().contiguous().numpy()).hexdigest() for tensor in tensors]
+        names = {dtype: name for name, dtype in AMP_DTYPES.items()}
+        batches = -(-len(data.to_calibrate()) // CALIBRATION_BATCH_SIZE)
+        calibration = {'batches': batches, 'batch_size': CALIBRATION_BATCH_SIZE, 'augmented': None,
+                       'momentum': data.momentum}  # fmt: skip
+        return {
+            'dataset': self.dataset,
+            'eval_images': len(data.targets),
+            'images_sha256': sha256,
+            'calibration': calibration,
+            'eval_batch_size': data.batch_size,
+            'amp_dtype': names.get(data.amp_dtype, str(data.amp_dtype)),
+        }
+
+    def prepare(self, model: Supernet, config: EvalConfig) -> EvaluationData:
+        """The images as they are."""
+        return self.data
+
+
+def open_evaluation_images(
+    subject: Subject, config: EvalConfig, data: Data | None = None
+) -> ChosenImages | PreparedImages:
+    """Images to evaluate a super-network on.
+
+    Args:
+        subject: The super-network.
+        config: Which and how many of them.
+        data: A directory, `glyphs`, the whole training set, or images that are prepared already; None for those that
+            `config` names, or of a model of the letters these.
+
+    Raises:
+        CondnetError: If the super-network was trained on another data set, or they are not what it takes.
+    """
+    if isinstance(data, EvaluationData):
+        return PreparedImages(data, config.dataset or subject.trained_on or 'other')
+    config, images = with_data(config, data), data if isinstance(data, Images) else None
+    if images is None and not config.data_dir and not config.dataset and subject.trained_on == 'glyphs':
+        config = with_data(config, 'glyphs')  # which is always at hand
+    return load_evaluation_images(subject, config, images)
+
+
+def with_data(config: EvalConfig, data: Data | None) -> Any:
+    """Settings that name a data set which the caller may have named in another way: a directory, or `glyphs`."""
+    if isinstance(data, (str, Path)):
+        return dataclasses.replace(config, **({'dataset': 'glyphs'} if data == 'glyphs' else {'data_dir': str(data)}))
+    return config
+
+
+def load_evaluation_images(subject: Subject, config: EvalConfig, images: Images | None = None) -> ChosenImages:
+    """Images to evaluate on, of the data set that `config` names, or out of a training set.
+
+    Raises:
+        CondnetError: If the super-network was trained on another data set.
+    """
+    model = subject.model
+    source = config.data_dir or config.dataset if images is None else 'the images'
+    images = open_images(config) if images is None else images
+    if images is not None:
+        check_size(images, model.pretrained_cfg['input_size'])
+    name = str(config.dataset) if images is None else dataset_name(images)
+    if (trained_on := subject.trained_on or name) != name:
+        raise CondnetError(f'{subject.name} was trained on data {trained_on!r}, not on {name!r} of {source}')
+    if images is None:
+        chosen = ChosenImages(*_choose_timm_images(model, config), name)
+    else:
+        chosen = _choose_from(images, subject, config, name, str(source))
+    if int(chosen.validation.targets.max()) >= model.num_classes:
+        raise CondnetError(f'{source} has more classes than the {model.num_classes} of {subject.name}')
+    return chosen
+
+
+def _choose_timm_images(model: Supernet, config: EvalConfig) -> tuple[Images, Images]:
+    return choose_timm_images(
+        str(config.dataset),
+        config.data_dir,
+        (config.train_split, config.val_split),
+        (config.calib_batches * CALIBRATION_BATCH_SIZE, config.eval_images or 5000),
+        model.pretrained_cfg['input_size'],
+        config.download,
+        config.calib_augment,
+    )
+
+
+def _choose_from(images: Images, subject: Subject, config: EvalConfig, name: str, source: str) -> ChosenImages:
+    has_names = config.dataset is not None or (config.data_dir is not None and holds_names(config.data_dir))
+    images, match = match_images(images, subject.training, subject.fingerprint, subject.name, source, has_names)
+    if match and 'largest_distance' in match:
+        _logger.info(f'{source} matches the images of {subject.name}: {match}')
+    chosen = choose_images(images, config.calib_batches, config.eval_images, config.calib_augment)
+    return ChosenImages(*chosen, name, match)
+
+
+def prepare_data(model: Supernet, calibration: Images | None, validation: Images, config: EvalConfig) -> EvaluationData:
+    """Images as the model takes them."""
+    return evaluation_data(
+        calibration,
+        validation,
+        model.pretrained_cfg,
+        find_device(config.device),
+        config.channels_last,
+        batch_size=config.batch_size,
+        momentum=config.calib_momentum,
+        amp_dtype=AMP_DTYPES[config.amp_dtype],
+        memory=int(config.memory * 1e9),
+    )
+
+
+def find_table(
+    model: Supernet, dataset: str, config: EvalConfig, benchmark: Benchmark | None = None
+) -> BenchmarkTable | None:
+    """The benchmark's table of the model's space; None for a data set that no benchmark is known of.
+
+    Args:
+        model: The model.
+        dataset: The data set that it is evaluated on.
+        config: It may name the table, or where to look for it.
+        benchmark: The table, or where it is, if the caller says so; False for no comparison.
+
+    Raises:
+        CondnetError: If there should be one and is not, or the one that was given is of another space or data set.
+    """
+    if benchmark is False:
+        return None
+    space = model.space.name
+    if isinstance(benchmark, BenchmarkTable):
+        if (benchmark.space, benchmark.dataset) != (space, dataset):
+            raise CondnetError(f'the table {benchmark.path} is of {benchmark.space} on {benchmark.dataset}, not of '
+                               f'{space} on {dataset}')  # fmt: skip
+        return benchmark
+    path = config.benchmark if benchmark in (None, True) else str(benchmark)
+    known = find_benchmark(space, dataset)
+    if path is None and known is None:
+        _logger.info('no benchmark is known of space and data set: predictions are written without a comparison')
+        return None
+    is_beside = config.data_dir and not (known and known.packaged) and holds_table(config.data_dir, space, dataset)
+    if path is None and is_beside:
+        path = config.data_dir
+    return load_benchmark(space, path, dataset, download=config.download)
+
+
+def provenance(subject: Subject, config: EvalConfig) -> dict[str, Any]:
+    """What made a result: model, checkpoint, data, calibration, seed and versions."""
+    return {
+        'model': subject.model.pretrained_cfg['architecture'],
+        'space': str(subject.model.space),
+        'split': subject.model.is_split,
+        'checkpoint': None if subject.checkpoint is None else Path(subject.checkpoint).name,
+        'checkpoint_sha256': subject.sha256,
+        'ema': config.use_ema,
+        'training': subject.training,
+        'eval_batch_size': config.batch_size,
+        'calibration': {
+            'batches': config.calib_batches,
+            'batch_size': CALIBRATION_BATCH_SIZE,
+            'augmented': config.calib_augment,
+            'momentum': config.calib_momentum,
+        },
+        'amp_dtype': config.amp_dtype,
+        'channels_last': config.channels_last,
+        'device': config.device,
+        'hardware': hardware_name(find_device(config.device)),
+        'versions': {'condnet': condnet.__version__, 'torch': torch.__version__, 'timm': timm.__version__},
+    }
