@@ -24,9 +24,9 @@ from condnet.checkpoints.loading import load_model
 from condnet.choice import split_supernet
 from condnet.cli import convert, hub, train, validate
 from condnet.cli.search import main as search_main
-from condnet.cli.validate import make_parser
 from condnet.models.counts import counts_table, describe_untrained
 from condnet.plugins import import_modules
+from condnet.ranking.config import RankConfig
 from condnet.ranking.evaluate import EvaluationData, evaluate_subnet
 from condnet.ranking.results import read_predictions
 from condnet.ranking.run import draw_archs
@@ -34,7 +34,7 @@ from condnet.ranking.tree import predict
 from condnet.searching.export import calibrated_subnet, export_network
 from condnet.searching.problem import Problem
 from condnet.searching.storage import open_storage
-from condnet.searching.study import evaluated_candidates, open_study, search
+from condnet.searching.study import evaluated_candidates, open_study, run_study
 from condnet.spaces import base
 from condnet.training.task import SupernetTask, archs_of_step
 
@@ -130,7 +130,7 @@ def test_from_python(my_space, tmp_path):
     assert predictions == {index: evaluate_subnet(model, index, data) for index in range(72)}
     problem = Problem(my_space)
     study = open_study(problem, open_storage(str(tmp_path / 'journal')))
-    search(study, problem, lambda archs: predict(model, archs, data), 10)
+    run_study(study, problem, lambda archs: predict(model, archs, data), 10)
     found = evaluated_candidates(study, problem)
     assert len(found) == 10 and all(c.prediction == predictions[my_space.index(c.arch)] for c in found)
     network = export_network(calibrated_subnet(model, found[0].arch, data), tmp_path / 'net', {}, data)
@@ -222,11 +222,10 @@ def test_huge_spaces_are_never_walked_through():
     assert problem.feasible() is None and math.prod(len(d.choices) for d in problem.distributions().values()) == 3**41
     assert problem.arch(problem.params(drawn[0])) == drawn[0]
     assert 'first b at decision 1 in context 2' in describe_untrained(HUGE, None, [(1, 1, 2)])
-    args = make_parser().parse_args(['--checkpoint', 'x', '--num-archs', 'all'])
     with pytest.raises(CondnetError, match='too many to rank all; give a number with --num-archs'):
-        draw_archs(HUGE, None, args)
-    args.num_archs = None
-    assert len(draw_archs(HUGE, None, args)) == 200 and args.num_archs == '200'
+        draw_archs(HUGE, None, RankConfig(num_archs='all'))
+    num, archs = draw_archs(HUGE, None, RankConfig())
+    assert len(archs) == 200 and num == '200'
 
 
 def test_a_huge_space_is_searched(tmp_path):
@@ -236,10 +235,10 @@ def test_a_huge_space_is_searched(tmp_path):
     def evaluate(archs):
         return [condnet.ranking.evaluate.Prediction(HUGE.index(arch), float(sum(arch)), 1.0) for arch in archs]
 
-    search(study, problem, evaluate, 51)
+    run_study(study, problem, evaluate, 51)
     assert len(evaluated_candidates(study, problem)) == 51
     with pytest.raises(CondnetError, match='sampler grid .* not known'):
-        search(study, problem, evaluate, 60, 'grid')
+        run_study(study, problem, evaluate, 60, 'grid')
     predictions = evaluate(HUGE.sample_distinct(3))
     condnet.ranking.results.write_predictions(tmp_path / 'p.csv', predictions)
     assert read_predictions(tmp_path / 'p.csv') == predictions

@@ -152,9 +152,8 @@ def test_what_has_no_truth_is_not_ranked(checkpoint, tmp_path, capsys):
 def test_by_default_all_that_have_a_truth(checkpoint, tmp_path, monkeypatch):
     ranked = []
     monkeypatch.setattr('condnet.ranking.run.rank_architectures', lambda model, archs, *_: ranked.extend(archs) or [])
-    monkeypatch.setattr('condnet.ranking.run.summarize_predictions', lambda *_: {})
-    monkeypatch.setattr('condnet.ranking.run.write_results', lambda *_: None)
-    monkeypatch.setattr('condnet.ranking.run.format_summary', str)
+    monkeypatch.setattr('condnet.ranking.ranking.Ranking.write', lambda *_: None)
+    monkeypatch.setattr('condnet.ranking.ranking.Ranking.__str__', lambda _: '')
     assert rank(checkpoint, tmp_path) == 0
     table = load_benchmark('nb201', dataset='glyphs')
     assert [get_space('nb201').index(arch) for arch in ranked] == table.indices.tolist()

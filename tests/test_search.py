@@ -30,9 +30,9 @@ from condnet.searching.export import export_onnx
 from condnet.searching.latency import MeasuredLatency, read_latency_table
 from condnet.searching.problem import Problem
 from condnet.searching.report import expected_best, true_result
-from condnet.searching.run import alone_in
+from condnet.searching.result import alone_in
 from condnet.searching.storage import open_storage
-from condnet.searching.study import evaluated_candidates, open_study, pareto_front, recorded_candidates, search
+from condnet.searching.study import evaluated_candidates, open_study, pareto_front, recorded_candidates, run_study
 from condnet.utils.locks import lock_file
 from tools.compare_search import search_table
 
@@ -82,7 +82,7 @@ def test_evolution_beats_random_search_on_the_true_table(space, data_dir):
 def test_evaluates_only_what_is_new_and_within_the_limits(sampler):
     problem, judge = Problem(MACRO, limits={'flops': 40e6}), Judge()
     study = new_study(problem)
-    search(study, problem, judge, 120, sampler)
+    run_study(study, problem, judge, 120, sampler)
     assert len(judge.archs) == len(set(judge.archs)) == 120
     assert all(MACRO.cost(arch).flops <= 40e6 for arch in judge.archs)
     assert max(map(len, judge.calls)) > 10  # populations, not one at a time
@@ -96,7 +96,7 @@ def test_limits_guide_the_search():
     problem = Problem(MACRO, limits={'flops': 22e6})
     assert len(problem.feasible()) == 49
     study = new_study(problem)
-    search(study, problem, Judge(), 20)
+    run_study(study, problem, Judge(), 20)
     assert len(study.trials) < 450  # 339; 763 where it only learns that they are bad, 2,423 at random
     for trial in study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
         assert (trial.constraints['flops'] <= 0) == (MACRO.cost(problem.arch(trial.params)).flops <= 22e6)
@@ -104,13 +104,13 @@ def test_limits_guide_the_search():
 
 def test_evolution_does_not_propose_mostly_copies():
     problem, study = Problem(MACRO), new_study(Problem(MACRO))
-    search(study, problem, Judge(), 300)
+    run_study(study, problem, Judge(), 300)
     assert len(study.trials) < 450  # 342; 528 with Optuna's default mutation
 
 
 def test_small_sets_are_evaluated_whole():
     problem, judge = Problem(get_space('nb201', 'only_conv')), Judge(get_space('nb201'))
-    search(new_study(problem), problem, judge, 500)
+    run_study(new_study(problem), problem, judge, 500)
     assert len(judge.calls) == 1 and sorted(judge.archs) == sorted(problem.space)
 
 
@@ -120,7 +120,7 @@ def test_search_ends_when_nothing_new_is_proposed(monkeypatch):
     latency = MeasuredLatency(MACRO, 10, (3, 32, 32), torch.device('cpu'))
     problem, judge = Problem(MACRO, limits={'latency': 1.5}, latency=latency), Judge()
     assert problem.feasible() is None
-    search(new_study(problem), problem, judge, 100)  # nine are within the limit
+    run_study(new_study(problem), problem, judge, 100)  # nine are within the limit
     assert len(judge.archs) <= 9
 
 
@@ -128,13 +128,13 @@ def test_measured_limit_that_nothing_respects(monkeypatch):
     monkeypatch.setattr(MeasuredLatency, '__call__', lambda self, arch: 1.0 + (sum(arch) > 1))
     latency = MeasuredLatency(MACRO, 10, (3, 32, 32), torch.device('cpu'))
     with pytest.raises(ValueError, match='respects --max-latency 0.5; that of the fewest FLOPs takes 1 ms here'):
-        search(None, Problem(MACRO, limits={'latency': 0.5}, latency=latency), Judge(), 100)
+        run_study(None, Problem(MACRO, limits={'latency': 0.5}, latency=latency), Judge(), 100)
 
 
 def test_grid_is_one_batch_and_its_front_is_exact():
     problem, judge = Problem(MACRO, ('accuracy', 'flops'), {'flops': 21e6}), Judge()
     study = new_study(problem)
-    search(study, problem, judge, 1, 'grid')
+    run_study(study, problem, judge, 1, 'grid')
     assert len(judge.calls) == 1 and set(judge.archs) == set(problem.feasible())
     points = {arch: (sum(arch), -MACRO.cost(arch).flops) for arch in judge.archs}
     front = {
@@ -147,7 +147,7 @@ def test_grid_is_one_batch_and_its_front_is_exact():
 
 def test_equal_accuracies_are_told_apart_by_loss():
     problem, study = Problem(MACRO), new_study(Problem(MACRO))
-    search(study, problem, lambda archs: [Prediction(MACRO.index(a), 50.0, 9.0 - a[0]) for a in archs], 30)
+    run_study(study, problem, lambda archs: [Prediction(MACRO.index(a), 50.0, 9.0 - a[0]) for a in archs], 30)
     assert evaluated_candidates(study, problem)[0].arch[0] == 2
 
 
@@ -165,19 +165,19 @@ def test_interrupted_search_keeps_what_it_computed_and_goes_on(tmp_path):
     problem, path = Problem(MACRO), str(tmp_path / 'a' / 'study.journal')
     first, second = Judge(stop_after=7), Judge()
     with pytest.raises(KeyboardInterrupt):
-        search(open_study(problem, open_storage(path)), problem, first, 60)
+        run_study(open_study(problem, open_storage(path)), problem, first, 60)
     study = open_study(problem, open_storage(path))
     kept = [candidate.arch for candidate in evaluated_candidates(study, problem)]
     assert len(kept) == 7 and not study.get_trials(states=[optuna.trial.TrialState.RUNNING])
-    search(study, problem, second, 60)
+    run_study(study, problem, second, 60)
     assert len(second.archs) == 53 and not set(second.archs) & set(kept)
 
 
 def test_resumed_search_does_not_propose_the_same_again():
     problem = Problem(MACRO)
     study = new_study(problem)
-    search(study, problem, Judge(), 50, 'random')
-    search(study, problem, Judge(), 100, 'random')
+    run_study(study, problem, Judge(), 50, 'random')
+    run_study(study, problem, Judge(), 100, 'random')
     assert len(study.trials) < 120
 
 
@@ -188,14 +188,14 @@ def test_searches_share_a_storage_and_its_budget(tmp_path, budget, evaluated_fir
 
     def evaluate(archs):
         if not second.calls:
-            search(open_study(problem, open_storage(path)), problem, second, 100, seed=1)
+            run_study(open_study(problem, open_storage(path)), problem, second, 100, seed=1)
         for prediction in first(archs):
             told.append(prediction)
             yield prediction
 
     told: list[Prediction] = []
     study = open_study(problem, open_storage(path))
-    search(study, problem, evaluate, budget)
+    run_study(study, problem, evaluate, budget)
     assert len(second.archs) == 100 and len(told) >= evaluated_first
     assert len(evaluated_candidates(study, problem)) == budget  # the one that was under way does not count
     assert not study.get_trials(states=[optuna.trial.TrialState.RUNNING])
@@ -211,10 +211,10 @@ def test_the_last_evaluation_counts_once(tmp_path, monkeypatch, storage):
     def evaluate(archs):
         for number, arch in enumerate(archs):
             if number == 3:
-                search(open_study(problem, open_storage(storage)), problem, second, 8, 'random', seed=1)
+                run_study(open_study(problem, open_storage(storage)), problem, second, 8, 'random', seed=1)
             yield Prediction(MACRO.index(arch), 50.0, 1.0)
 
-    search(study, problem, evaluate, 8, 'random')
+    run_study(study, problem, evaluate, 8, 'random')
     assert len(second.archs) == 5 and len(evaluated_candidates(study, problem)) == 8
     assert not study.get_trials(states=[optuna.trial.TrialState.RUNNING])
 
@@ -230,7 +230,7 @@ def search_slowly(storage, num_evals, seed, dies_after):
             time.sleep(0.005)
             yield Prediction(MACRO.index(arch), float(sum(arch)), 1.0)
 
-    search(open_study(problem, open_storage(storage)), problem, evaluate, num_evals, 'random', seed)
+    run_study(open_study(problem, open_storage(storage)), problem, evaluate, num_evals, 'random', seed)
 
 
 def test_processes_evaluate_exactly_as_many_as_asked_for(tmp_path, monkeypatch):
@@ -256,7 +256,7 @@ def test_locks_that_a_killed_search_left_do_not_block(tmp_path, monkeypatch):
     with killed_at_the_end(hold_lock, lock_file(Path('output/study.journal'))):
         pass
     problem, judge = Problem(MACRO), Judge()
-    search(open_study(problem, open_storage('output/study.journal')), problem, judge, 3)
+    run_study(open_study(problem, open_storage('output/study.journal')), problem, judge, 3)
     assert len(judge.archs) == 3
 
 
@@ -276,11 +276,11 @@ def test_full_disk_keeps_what_was_computed(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(optuna.storages.journal.JournalFileBackend, 'append_logs', fill_up)
         with pytest.raises(OSError, match='No space left'):
-            search(study, problem, Judge(), 100)
+            run_study(study, problem, Judge(), 100)
     study = open_study(problem, open_storage(str(path)))
     kept = len(evaluated_candidates(study, problem))
     second = Judge()
-    search(study, problem, second, 100)
+    run_study(study, problem, second, 100)
     assert kept > 20 and len(second.archs) == 100 - kept
     assert len(evaluated_candidates(open_study(problem, open_storage(str(path))), problem)) == 100
 
@@ -299,8 +299,8 @@ def test_storage_that_is_none(tmp_path):
 
 def test_database_as_storage(tmp_path):
     problem, url, second = Problem(MACRO, ('loss', 'flops'), {'flops': 60e6}), f'sqlite:///{tmp_path}/study.db', Judge()
-    search(open_study(problem, open_storage(url)), problem, Judge(), 5)  # infeasible ones have infinite values
-    search(open_study(problem, open_storage(url)), problem, second, 8)
+    run_study(open_study(problem, open_storage(url)), problem, Judge(), 5)  # infeasible ones have infinite values
+    run_study(open_study(problem, open_storage(url)), problem, second, 8)
     assert len(second.archs) == 3
 
 
@@ -318,7 +318,7 @@ def test_expected_best_is_exact():
 def test_true_result_counts_within_the_limits(data_dir):
     table, problem = load_benchmark('macro', str(data_dir)), Problem(MACRO, limits={'flops': 60e6})
     study = new_study(problem)
-    search(study, problem, Judge(), 20)
+    run_study(study, problem, Judge(), 20)
     winner, feasible = evaluated_candidates(study, problem)[0], problem.feasible()
     result = true_result(table, problem, winner, feasible, 20)
     truth = dict(zip(table.indices.tolist(), table.accuracy.tolist(), strict=True))
@@ -460,7 +460,7 @@ def test_full_disk_while_results_are_written(checkpoint, tiny_data, tmp_path, mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr('condnet.searching.report.write_file', no_space)
+        patch.setattr('condnet.searching.result.write_file', no_space)
         assert main(arguments(checkpoint, tiny_data, tmp_path)) == 2
     assert 'No space left' in capsys.readouterr().err
     monkeypatch.setattr('condnet.searching.run.predict', None)  # nothing is left to evaluate

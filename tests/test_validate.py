@@ -21,7 +21,7 @@ from condnet.cli.validate import main
 from condnet.data import load_images
 from condnet.ranking.evaluate import Prediction, choose_images, evaluate_subnet, evaluation_data
 from condnet.ranking.results import read_predictions, summarize_predictions, write_predictions
-from condnet.ranking.run import load_evaluation_images
+from condnet.ranking.run import open_evaluation_images
 from tools.readme_table import TABLE_END, TABLE_START
 from tools.readme_table import main as results_main
 
@@ -93,7 +93,7 @@ def test_unfinished_ranking_of_more_architectures(checkpoint, tiny_data, table, 
     fewer = ['--archs', '2', '5', '3']
     call = arguments(checkpoint, tiny_data, table, tmp_path / 'continued')
     with monkeypatch.context() as patch:
-        patch.setattr('condnet.ranking.run.write_results', no_space)
+        patch.setattr('condnet.ranking.ranking.Ranking.write', no_space)
         assert main(call) == 2 and 'error: no space' in capsys.readouterr().err
     with monkeypatch.context() as patch:
         patch.setattr('condnet.ranking.run.predict', lambda model, archs, data: iter(archs and [None]))
@@ -270,9 +270,9 @@ def test_weights_are_what_was_read_first(checkpoint, tiny_data, table, tmp_path,
 
     def load(*args):
         shutil.copy(checkpoint.with_name('previous.pth.tar'), replaced)
-        return load_evaluation_images(*args)
+        return open_evaluation_images(*args)
 
-    monkeypatch.setattr('condnet.ranking.run.load_evaluation_images', load)
+    monkeypatch.setattr('condnet.ranking.run.open_evaluation_images', load)
     assert main(arguments(replaced, tiny_data, table, tmp_path)) == 0
     summary = json.loads((tmp_path / 'ranking.json').read_text())
     assert summary['checkpoint_sha256'] == sha256(checkpoint) != sha256(replaced)

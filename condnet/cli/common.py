@@ -12,6 +12,7 @@ from timm.utils import setup_default_logging
 
 from condnet.errors import CondnetError
 from condnet.utils.memory import keep_freed_memory
+from condnet.utils.settings import SettingError
 
 
 def run(name: str, command: Callable[[], Any]) -> int:
@@ -33,7 +34,8 @@ def run(name: str, command: Callable[[], Any]) -> int:
     except (CondnetError, OSError, MemoryError, RuntimeError) as error:
         if not _is_the_users(error):
             raise
-        print(f'{name}: error: {" ".join(str(error).splitlines())}', file=sys.stderr)
+        text = f'--{error.name.replace("_", "-")} {error.problem}' if isinstance(error, SettingError) else str(error)
+        print(f'{name}: error: {" ".join(text.splitlines())}', file=sys.stderr)
         _drop_output()
         return 2
     return 0

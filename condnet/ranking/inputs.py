@@ -6,7 +6,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -144,7 +144,7 @@ class PreparedImages:
         """What results say of them."""
         data = self.data
         tensors = (data.to_calibrate(), data.images)
-        sha256 = [hashlib.sha256(tensor.float().cpu().contiguous().numpy()).hexdigest() for tensor in tensors]
+        sha256 = [hashlib.sha256(tensor.float().cpu().contiguous().numpy().tobytes()).hexdigest() for tensor in tensors]
         names = {dtype: name for name, dtype in AMP_DTYPES.items()}
         batches = -(-len(data.to_calibrate()) // CALIBRATION_BATCH_SIZE)
         calibration = {'batches': batches, 'batch_size': CALIBRATION_BATCH_SIZE, 'augmented': None,
@@ -185,10 +185,14 @@ def open_evaluation_images(
     return load_evaluation_images(subject, config, images)
 
 
-def with_data(config: EvalConfig, data: Data | None) -> Any:
+Config = TypeVar('Config', bound=EvalConfig)
+
+
+def with_data(config: Config, data: Data | None) -> Config:
     """Settings that name a data set which the caller may have named in another way: a directory, or `glyphs`."""
     if isinstance(data, (str, Path)):
-        return dataclasses.replace(config, **({'dataset': 'glyphs'} if data == 'glyphs' else {'data_dir': str(data)}))
+        named: dict[str, Any] = {'dataset': 'glyphs'} if data == 'glyphs' else {'data_dir': str(data)}
+        return dataclasses.replace(config, **named)
     return config
 
 
@@ -218,7 +222,7 @@ def load_evaluation_images(subject: Subject, config: EvalConfig, images: Images 
 def _choose_timm_images(model: Supernet, config: EvalConfig) -> tuple[Images, Images]:
     return choose_timm_images(
         str(config.dataset),
-        config.data_dir,
+        str(config.data_dir),
         (config.train_split, config.val_split),
         (config.calib_batches * CALIBRATION_BATCH_SIZE, config.eval_images or 5000),
         model.pretrained_cfg['input_size'],

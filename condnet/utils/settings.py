@@ -14,9 +14,9 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from condnet.errors import CondnetError, show
 
@@ -144,7 +144,7 @@ def _check_range(name: str, value: float, least: float, below: float) -> None:
         raise SettingError(name, f'is {value}, expected at least {least:g}{more}')
 
 
-def make_config(kind: type[Config], config: Any, settings: Mapping[str, Any]) -> Config:
+def make_config(kind: Callable[..., Config], config: Any, settings: Mapping[str, Any]) -> Config:
     """Settings, of which some may be given together and others by name, which take precedence.
 
     Args:
@@ -155,12 +155,13 @@ def make_config(kind: type[Config], config: Any, settings: Mapping[str, Any]) ->
     Raises:
         CondnetError: If a setting is unknown, or `config` is something else.
     """
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    known = cast(type, kind)
+    names = [field.name for field in dataclasses.fields(known)]
     if unknown := [name for name in settings if name not in names]:
         raise CondnetError(f'unknown setting {unknown[0]!r}; expected some of {", ".join(names)}')
     if config is None:
         return kind(**settings)
-    if not dataclasses.is_dataclass(config) or not issubclass(kind, type(config)):
-        raise CondnetError(f'config is {show(config)}, expected a {kind.__name__}')
+    if not dataclasses.is_dataclass(config) or not issubclass(known, type(config)):
+        raise CondnetError(f'config is {show(config)}, expected {known.__name__}')
     given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return kind(**given | settings)
+    return kind(**{**given, **settings})
