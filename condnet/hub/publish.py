@@ -63,8 +63,7 @@ def prepare(
     table = find_table(subject.model, images.dataset, config)
     best = max(predictions, key=lambda prediction: (prediction.accuracy, -prediction.loss))
     save_calibrated(subject, best, images, folder, config)
-    test, kind = find_test_images(images, config)
-    space = subject.model.space
+    (test, kind), space = find_test_images(images, config), subject.model.space
     facts = {
         **evaluate_saved(folder, test, config),
         'kind': kind,

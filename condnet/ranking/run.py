@@ -5,7 +5,7 @@ import itertools
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from condnet.benchmarks.tables import BenchmarkTable
 from condnet.errors import CondnetError
-from condnet.models import Supernet
 from condnet.models.counts import describe_untrained
 from condnet.ranking.config import DEFAULT_NUM_ARCHS, EvalConfig, RankConfig
 from condnet.ranking.evaluate import EvaluationData, Prediction
@@ -152,7 +151,12 @@ class _Ranker:
         """Predictions for all architectures, and the results files, if they are asked for."""
         path = None if self.config.results_file is None else Path(self.config.results_file)
         journal = None if path is None else Journal(path.with_suffix('.partial'), ranking.settings)
-        predictions = rank_architectures(self.subject.model, archs, data, journal, team, self.shows_progress)
+        model = self.subject.model
+
+        def evaluate(missing: list[Arch]) -> Iterator[Prediction]:
+            return predict(model, missing, data) if team is None else team.lead(model, missing, data)
+
+        predictions = rank_architectures(model.space, archs, evaluate, journal, self.shows_progress)
         ranking = dataclasses.replace(ranking, predictions=predictions)
         if path is not None and journal is not None:
             ranking.write(path)
@@ -172,23 +176,21 @@ def check_results_file(path: Path) -> None:
 
 
 def rank_architectures(
-    model: Supernet,
+    space: SearchSpace,
     archs: list[Arch],
-    data: EvaluationData,
+    evaluate: Callable[[list[Arch]], Iterator[Prediction]],
     journal: Journal | None = None,
-    team: Team | None = None,
     shows_progress: bool = False,
 ) -> list[Prediction]:
     """Predictions for all architectures: those in the journal, and the missing ones, which are added to it."""
-    wanted = {model.space.index(arch): arch for arch in archs}
+    wanted = {space.index(arch): arch for arch in archs}
     done = [] if journal is None else [known for known in journal.predictions if known.index in wanted]
     missing = [wanted[index] for index in sorted(wanted.keys() - {known.index for known in done})]
     num_done = len(done)
     if journal is not None and num_done:
         _logger.info(f'{num_done} of {len(archs)} architectures are in {journal.path}')
-    predictions = predict(model, missing, data) if team is None else team.lead(model, missing, data)
     is_hidden = not (shows_progress and sys.stderr.isatty())
-    progress = tqdm(predictions, 'ranking', len(archs), initial=num_done, disable=is_hidden)
+    progress = tqdm(evaluate(missing), 'ranking', len(archs), initial=num_done, disable=is_hidden)
     for prediction in log_lines(progress, len(missing)):
         if journal is not None:
             journal.append(prediction)

@@ -126,8 +126,8 @@ def walk(
     images = _Activations([(x,) for x in batches], [(x,) for x in data.images.split(data.batch_size)],
                           mean_momenta(batches))  # fmt: skip
     for i, (_, archs) in enumerate(groups):
-        kept.prune(branches[i - 1] if i else set())
-        yield archs, _run_subnet(model, archs[0], data, images, kept, branches[i])
+        kept.prune(branches[i])
+        yield archs, _run_subnet(model, archs[0], data, images, kept)
 
 
 def _common_prefix(a: Route, b: Route) -> int:
@@ -152,10 +152,12 @@ class _Kept:
     def __init__(self, memory: int) -> None:
         self.memory = memory
         self.by_depth: dict[int, _Activations] = {}
+        self.wanted: set[int] = set()
 
-    def prune(self, depths: set[int]) -> None:
-        """Forget all but those after so many steps."""
-        self.by_depth = {depth: kept for depth, kept in self.by_depth.items() if depth in depths}
+    def prune(self, wanted: set[int]) -> None:
+        """Forget those that nothing starts from any more, and say after how many steps of the next one others part."""
+        self.by_depth = {depth: kept for depth, kept in self.by_depth.items() if depth in self.wanted}
+        self.wanted = wanted
 
     def add(self, depth: int, activations: _Activations) -> None:
         """Keep activations; if all is too much, those are forgotten that are needed last: the ones of few steps."""
@@ -166,10 +168,11 @@ class _Kept:
 
 @torch.no_grad()
 def _run_subnet(
-    model: Supernet, arch: Arch, data: EvaluationData, images: _Activations, kept: _Kept, branches: set[int]
+    model: Supernet, arch: Arch, data: EvaluationData, images: _Activations, kept: _Kept
 ) -> list[torch.Tensor]:
     """Logits of the validation batches, by way of what is kept; keeps what later architectures start from."""
     with model.subnet(arch):
+        branches = kept.wanted
         *steps, head = model.forward_steps()
         start = max(kept.by_depth, default=0)
         activations = kept.by_depth.get(start, images)

@@ -76,6 +76,13 @@ def search(
         check_onnx_packages()
     if config.output is not None:
         check_folder_to_write(Path(config.output))
+    result = _search(model, data, benchmark, config)
+    if config.output is not None:
+        result.write(Path(config.output), config.onnx)
+    return result
+
+
+def _search(model: Model, data: Data | None, benchmark: Benchmark | None, config: SearchConfig) -> SearchResult:
     subject, config = open_supernet(model, config), with_data(config, data)
     images = open_evaluation_images(subject, config, data)
     problem = make_problem(subject.model, images.dataset, config)
@@ -105,10 +112,7 @@ def search(
         'hardware': hardware_name(find_device(config.device)),
         'versions': {'torch': torch.__version__, 'timm': timm.__version__, 'optuna': optuna.__version__},
     }
-    result = SearchResult(problem, candidates, front, truth, subject.model, evaluation, counts, facts)
-    if config.output is not None:
-        result.write(Path(config.output), config.onnx)
-    return result
+    return SearchResult(problem, candidates, front, truth, subject.model, evaluation, counts, facts)
 
 
 @contextmanager

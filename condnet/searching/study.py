@@ -141,6 +141,12 @@ def run_study(
         _logger.info(f'all {len(feasible)} architectures within the limits are evaluated')
         search_exhaustively(study, problem, feasible, evaluate)
         return
+    _search_by_population(study, problem, evaluate, num_evals, lambda: _make_sampler(study, sampler, seed))
+
+
+def _search_by_population(
+    study: SharedStudy, problem: Problem, evaluate: Evaluate, num_evals: int, make_sampler: Callable[[], BaseSampler]
+) -> None:
     fruitless = 0
     while fruitless < PATIENCE:
         known = recorded_candidates(study, problem)
@@ -148,7 +154,7 @@ def run_study(
         _logger.info(f'{done} of {num_evals} architectures, {len(study.get_trials(deepcopy=False))} proposals')
         if done >= num_evals:
             return
-        study.sampler = _make_sampler(study, sampler, seed)
+        study.sampler = make_sampler()
         new = search_population(study, problem, evaluate, known, num_evals)
         fruitless = 0 if new else fruitless + 1
     _logger.warning(f'the search ends early: {PATIENCE * POPULATION} proposals in a row brought nothing to evaluate')
