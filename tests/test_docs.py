@@ -26,8 +26,8 @@ RUN_ELSEWHERE = {'your_own_space.md'}  # test_example_space.py follows it
 COMMANDS = [path.stem for path in (ROOT / 'condnet' / 'cli').glob('*.py') if 'def main' in path.read_text()]
 MARKDOWN = MarkdownIt('commonmark').enable('table')
 NOT_RUN = re.compile(r'<!-- not run: \S.*-->\s*')
-A_FILE = re.compile(r'[\w.-]+(/[\w.-]+)*\.(py|md|yaml|csv|json|png|svg|toml)|[\w.-]+(/[\w.-]+)*/')
-MADE_BY_USERS = ('output/', 'my_space/', 'search/')  # folders that commands write, or that a reader makes
+A_PATH = re.compile(r'(?:\.ci|checkpoints|condnet|docs|examples|results|tests|tools)/[\w./-]*\w|\w+\.py')
+A_MODULE = re.compile(r'-m ((?:condnet|tools)[\w.]*)')
 
 
 @dataclass
@@ -98,13 +98,12 @@ def dead_links(page: Path) -> list[str]:
 
 
 def missing_files(page: Path) -> list[str]:
-    """Paths of the repository that a page names (`tools/speed.py`), and that are not there."""
-    names = [word for token in inlines(page) if token.type == 'code_inline' for word in token.content.split()]
-    for block in blocks_of(page):
-        names += [word for word in block.code.split() if word.startswith(('tools/', 'tests/', 'examples/', 'docs/'))]
-    paths = [name for name in names if '/' in name and A_FILE.fullmatch(name) and not name.startswith(MADE_BY_USERS)]
-    here = (ROOT, page.parent, ROOT / 'condnet')
-    return [path for path in paths if not any((folder / path).exists() for folder in here)]
+    """Paths and modules of the repository that a page names (`tools/speed.py`), and that are not there."""
+    code = [token.content for token in inlines(page) if token.type == 'code_inline']
+    code += [block.code for block in blocks_of(page)]
+    paths = [word for text in code for word in text.split() if A_PATH.fullmatch(word)]
+    paths += [f'{name.replace(".", "/")}.py' for text in code for name in A_MODULE.findall(text)]
+    return [path for path in paths if not (ROOT / path).exists()]
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
@@ -151,7 +150,7 @@ def pages_to_run():
             yield pytest.param(page, id=page.name, marks=[pytest.mark.slow] if slow else [])
 
 
-@pytest.mark.parametrize('page', pages_to_run())
+@pytest.mark.parametrize('page', list(pages_to_run()))
 def test_what_a_page_tells_to_type_works(page, commands, tmp_path):
     folder = tmp_path / 'empty'
     folder.mkdir()
