@@ -3,11 +3,12 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
 from condnet.ranking.evaluate import DEFAULT_MEMORY
-from condnet.spaces.base import ARCH_HELP
+from condnet.spaces.notation import ARCH_HELP
 from condnet.utils.settings import SettingError, check_settings, setting
 
 AMP_DTYPES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -87,8 +88,8 @@ class RankConfig(EvalConfig):
     seed: int = setting(0, 'seed of the random ones', group=_ARCHITECTURES, least=0)
 
     def __post_init__(self) -> None:
-        if type(self.num_archs) is int:
-            object.__setattr__(self, 'num_archs', str(self.num_archs))
+        if isinstance(given := cast(Any, self.num_archs), int):  # a number is as good as its text
+            object.__setattr__(self, 'num_archs', str(given))
         super().__post_init__()
         if self.num_archs not in (None, 'all') and not re.fullmatch('[0-9]{1,18}', self.num_archs):
             raise SettingError('num_archs', f"is {self.num_archs!r}, expected a number or 'all'")

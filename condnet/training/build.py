@@ -55,7 +55,7 @@ def create_training(
             raise CondnetError('--sync-bn needs several processes with a GPU each (torchrun, --device cuda)')
         model = convert_sync_batchnorm(model)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    model.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's stub
+    model.to(device).to(memory_format=memory_format)
     task = SupernetTask(model, config.seed, config.sampling, config.share_momentum, config.operation_weights)
     optimizer = create_optimizer(model, config)
     if config.momentum != TrainConfig.momentum and not takes_momentum(config.opt):

@@ -34,7 +34,7 @@ def open_data(config: TrainConfig, device: torch.device, group: Group) -> tuple[
     Raises:
         CondnetError: If it is missing, or does not go with the number of classes or the size of the images.
     """
-    images = open_images(config)  # type: ignore[arg-type]  # whatever has these settings
+    images = open_images(config)
     machine = {'num_processes': group.size, 'hardware': hardware_name(device)}
     if images is None:
         size = config.input_size or (3, 32, 32)

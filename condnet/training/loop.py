@@ -134,8 +134,9 @@ def train_one_epoch(
 
 def _with_bar(batches: InMemoryLoader | TimmLoader, progress: Progress, is_first: bool) -> Iterable[Batch]:
     """What is left of the batches of an epoch, with a bar on a terminal."""
-    return tqdm(batches.batches(progress.batch), f'epoch {progress.epoch}', len(batches), leave=False,
+    shown: Iterable[Batch] = tqdm(batches.batches(progress.batch), f'epoch {progress.epoch}', len(batches), leave=False,
                 initial=progress.batch, disable=not (is_first and sys.stderr.isatty()))  # fmt: skip
+    return shown
 
 
 def _metrics(progress: Progress, device: torch.device) -> dict[str, float]:
@@ -164,7 +165,8 @@ def check_losses(
         if not math.isfinite(value):
             where = _describe_step(task, optimizer, progress, len(values) - 1 - i)
             raise FloatingPointError(f'the loss is {value} at {where}; lower the learning rate')
-    return values[-1]
+    last: float = values[-1]
+    return last
 
 
 def check_weights(task: SupernetTask, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
