@@ -8,7 +8,7 @@ from typing import Any
 
 from condnet.cli.common import run
 from condnet.errors import CondnetError
-from condnet.ranking.metrics import SHOWN
+from condnet.ranking.metrics import SHOWN, ranked_by
 from condnet.ranking.results import describe_training, read_summary
 from condnet.utils.csvfile import read_text
 from condnet.utils.files import write_file
@@ -38,9 +38,7 @@ def format_table(folder: str | Path) -> str:
 
 def _format_rows(link: str, summary: dict[str, Any]) -> list[str]:
     rows, first = [], [link, describe_training(summary['training']), str(summary['num_archs'])]
-    for name in ('accuracy', 'loss', 'flops'):
-        if name not in summary:  # a baseline of which nothing is known
-            continue
+    for name in (name for name in ranked_by(summary) if name != 'params'):
         row = summary[name]
         rows.append('| ' + ' | '.join([*first, name, *(_number(row[metric]) for metric in SHOWN)]) + ' |')
         first = ['', '', '']

@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from condnet.models.pretrained import is_pretrained_name
-from condnet.ranking.metrics import RANKED_BY, SHOWN
+from condnet.ranking.metrics import SHOWN, ranked_by
 from condnet.ranking.results import describe_training
 
 _PAPER = {  # means of ten seeds, by accuracy: KT over all architectures, top-1, its improvement
@@ -23,8 +23,8 @@ def make_card(name: str, facts: dict[str, Any]) -> ModelCard:
     """The model card, with the figures as metadata as well."""
     ranking, dataset = facts['ranking'], facts['dataset']
     results = [_result(dataset, f'{dataset}, {facts["kind"]}', 'accuracy', 'Accuracy', facts['accuracy'])]
-    for by in ('accuracy', 'loss', 'flops'):
-        for metric in ('kendall_tau', 'top1', 'top10', 'improvement1') if by in ranking else ():
+    for by in (by for by in ranked_by(ranking) if by != 'params'):
+        for metric in ('kendall_tau', 'top1', 'top10', 'improvement1'):
             if ranking[by][metric] is None:  # as the tau of equal predictions
                 continue
             label = f'{metric}, ranked by {by}'
@@ -122,7 +122,7 @@ That table is condnet's own: each architecture was trained alone three times, fo
 
 def _ranking_table(ranking: dict[str, Any]) -> str:
     lines = [f'| ranked by | {" | ".join(SHOWN.values())} |', '|---' * (1 + len(SHOWN)) + '|']
-    for by in (by for by in RANKED_BY if by in ranking):
+    for by in ranked_by(ranking):
         values = ['-' if ranking[by][name] is None else f'{ranking[by][name]:.2f}' for name in SHOWN]
         lines.append(f'| {by} | {" | ".join(values)} |')
     return '\n'.join(lines)

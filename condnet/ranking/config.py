@@ -7,13 +7,16 @@ from typing import Any, cast
 
 import torch
 
+from condnet.errors import CondnetError
 from condnet.ranking.evaluate import DEFAULT_MEMORY
+from condnet.ranking.mean_ranks import parse_rank_by
 from condnet.spaces.notation import ARCH_HELP
 from condnet.utils.settings import SettingError, check_settings, setting
 
 AMP_DTYPES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 DEFAULT_NUM_ARCHS = 200
 _DATA, _EVALUATION, _ARCHITECTURES = 'weights and data', 'evaluation', 'architectures'
+_RANK_MEANS = 'rank means'
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,15 @@ class RankConfig(EvalConfig):
     )
     archs: tuple[str, ...] = setting((), f'these instead. {ARCH_HELP}', group=_ARCHITECTURES)
     seed: int = setting(0, 'seed of the random ones', group=_ARCHITECTURES, least=0)
+    rank_by: str = setting(
+        '',
+        'show rank means as well: accuracy+flops, loss+params, or with a column of --rank-columns, subtracted if less '
+        'is better: accuracy-latency_ms; several with commas',
+        group=_RANK_MEANS,
+    )
+    rank_columns: str | None = setting(
+        None, 'table (CSV) with index, arch_str and columns for --rank-by', group=_RANK_MEANS
+    )
 
     def __post_init__(self) -> None:
         if isinstance(given := cast(Any, self.num_archs), int):  # a number is as good as its text
@@ -93,6 +105,10 @@ class RankConfig(EvalConfig):
         super().__post_init__()
         if self.num_archs not in (None, 'all') and not re.fullmatch('[0-9]{1,18}', self.num_archs):
             raise SettingError('num_archs', f"is {self.num_archs!r}, expected a number or 'all'")
+        try:
+            parse_rank_by(self.rank_by)
+        except CondnetError as error:
+            raise SettingError('rank_by', f'is {self.rank_by!r}: {error}') from error
         if self.results_file is not None and Path(self.results_file).suffix != '.csv':
             raise SettingError('results_file', f'is {self.results_file!r}, expected the name of a file that ends in '
                                '.csv')  # fmt: skip

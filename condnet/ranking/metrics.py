@@ -111,6 +111,12 @@ def summarize(
     }
 
 
+def ranked_by(summary: dict[str, Any]) -> list[str]:
+    """What a summary has the metrics of: the pure predictions, the baselines that are known, then rank means."""
+    means = [name for name, value in summary.items() if isinstance(value, dict) and 'kendall_tau' in value]
+    return [name for name in RANKED_BY if name in summary] + [name for name in means if name not in RANKED_BY]
+
+
 def noise_ceiling(results: ArrayLike) -> float:
     """How well a benchmark agrees with itself: mean Kendall tau-b between the rankings of any two seeds.
 

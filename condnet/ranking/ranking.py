@@ -8,10 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from condnet.benchmarks.tables import BenchmarkTable
 from condnet.errors import CondnetError
 from condnet.ranking.evaluate import Prediction
-from condnet.ranking.metrics import RANKED_BY, SHOWN
+from condnet.ranking.mean_ranks import columns_of, mean_ranks
+from condnet.ranking.metrics import SHOWN, ranked_by, ranking_metrics
 from condnet.ranking.results import draw_predictions, summarize_predictions, write_predictions
 from condnet.spaces.base import SearchSpace
 from condnet.utils.files import write_file
@@ -33,6 +36,8 @@ class Ranking:
         table: Ground truth of the same architectures in the same order; None if there is none.
         settings: What made it.
         notes: What else its summary says, behind all else.
+        rank_by: Rank means that its summary has as well, see `condnet.ranking.mean_ranks`.
+        columns: What rank means need beside the predictions, by name, in the same order as these.
     """
 
     predictions: list[Prediction]
@@ -40,6 +45,8 @@ class Ranking:
     table: BenchmarkTable | None
     settings: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    rank_by: tuple[str, ...] = ()
+    columns: dict[str, list[float]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.predictions)
@@ -59,20 +66,42 @@ class Ranking:
 
         Args:
             num: How many.
-            by: `accuracy`, where equal ones are ordered by loss, or `loss`.
+            by: `accuracy`, where equal ones are ordered by loss, `loss`, or a rank mean, of `rank_by` or another one of
+                the same columns; equal ones of it are ordered by accuracy.
 
         Raises:
             CondnetError: If `by` is something else.
         """
-        keys = {'accuracy': lambda p: (-p.accuracy, p.loss, p.index), 'loss': lambda p: (p.loss, -p.accuracy, p.index)}
-        if by not in keys:
-            raise CondnetError(f'cannot order by {by!r}, expected one of {", ".join(keys)}')
-        return sorted(self.predictions, key=keys[by])[:num]
+        values = {'accuracy': [p.accuracy for p in self.predictions], 'loss': [-p.loss for p in self.predictions]}
+        scores = values[by] if by in values else self.mean_ranks(by).tolist()
+        pairs = sorted(zip(scores, self.predictions, strict=True),
+                       key=lambda pair: (-pair[0], -pair[1].accuracy, pair[1].loss, pair[1].index))  # fmt: skip
+        return [prediction for _, prediction in pairs[:num]]
+
+    def mean_ranks(self, by: str) -> np.ndarray:
+        """Rank mean (N,) of each architecture, higher is better, such as `accuracy+flops`.
+
+        Raises:
+            CondnetError: If a column is not known.
+        """
+        known = self.columns | {name: [getattr(p, name) for p in self.predictions] for name in ('accuracy', 'loss')}
+        columns = columns_of(by)
+        for name, _ in columns:
+            if name not in known:
+                raise CondnetError(f'cannot rank by {by}: {name} is not known, expected one of {", ".join(known)}')
+        return mean_ranks([(known[name], sign) for name, sign in columns])
+
+    def _metrics(self) -> dict[str, Any]:
+        metrics = summarize_predictions(self.predictions, self.table)
+        if self.table is not None:
+            truth = self.table.accuracy
+            metrics |= {by: ranking_metrics(self.mean_ranks(by), truth) for by in self.rank_by}
+        return metrics
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """The metrics if there is a truth, the number of architectures, and what made the ranking."""
-        return {**summarize_predictions(self.predictions, self.table), **self.settings, **self.notes}
+        return {**self._metrics(), **self.settings, **self.notes}
 
     def metrics(self) -> dict[str, Any]:
         """How well predictions rank the architectures, see `condnet.ranking.metrics.summarize`.
@@ -81,7 +110,7 @@ class Ranking:
             CondnetError: If there is no ground truth.
         """
         self._check_truth()
-        return summarize_predictions(self.predictions, self.table)
+        return self._metrics()
 
     def _check_truth(self) -> BenchmarkTable:
         if self.table is None:
@@ -141,12 +170,12 @@ def format_summary(summary: dict[str, Any]) -> str:
         f'{summary["model"]} ({summary["space"]}, {"split" if summary["split"] else "unsplit"}), '
         f'{summary["num_archs"]} architectures, true accuracy: mean {summary["truth_mean"]:.2f}, '
         f'best {summary["truth_max"]:.2f}',
-        f'{"ranked by":<12}' + ''.join(f'{heading:>9}' for heading in headings) + f'{last:>13}',
     ]
-    for name in RANKED_BY:
-        if name not in summary:  # a baseline of which nothing is known
-            continue
+    names = ranked_by(summary)
+    width = max(12, *(len(name) + 2 for name in names))
+    lines.append(f'{"ranked by":<{width}}' + ''.join(f'{heading:>9}' for heading in headings) + f'{last:>13}')
+    for name in names:
         cells = [summary[name][metric] for metric in SHOWN]
         texts = ['-' if cell is None else f'{cell:.3f}' for cell in cells]
-        lines.append(f'{name:<12}' + ''.join(f'{text:>9}' for text in texts[:-1]) + f'{texts[-1]:>13}')
+        lines.append(f'{name:<{width}}' + ''.join(f'{text:>9}' for text in texts[:-1]) + f'{texts[-1]:>13}')
     return '\n'.join(lines)

@@ -1,6 +1,7 @@
 """A ranking from super-network to results."""
 
 import dataclasses
+import hashlib
 import itertools
 import logging
 import sys
@@ -31,11 +32,13 @@ from condnet.ranking.inputs import (
     provenance,
     with_data,
 )
+from condnet.ranking.mean_ranks import columns_of, parse_rank_by, read_columns
 from condnet.ranking.ranking import Ranking
 from condnet.ranking.results import Journal
 from condnet.ranking.tree import predict
 from condnet.ranking.workers import Team, join_team
 from condnet.spaces.base import ENUMERABLE, Arch, SearchSpace
+from condnet.spaces.registry import get_space
 from condnet.utils.files import check_folder_to_write
 from condnet.utils.settings import SettingError, make_config
 
@@ -144,8 +147,39 @@ class _Ranker:
                 team.help(model, data)
                 return None
         # The journal does without the notes: those of before they were recorded are continued.
-        ranking = Ranking([], model.space, table, settings, {'data_match': images.match})
+        notes = {'data_match': images.match}
+        columns = self._columns(archs, table, images.dataset)
+        if columns and config.rank_columns is not None:
+            path = Path(config.rank_columns)
+            notes['rank_columns'] = {'file': path.name, 'sha256': hashlib.sha256(path.read_bytes()).hexdigest()}
+        rank_by = tuple(parse_rank_by(config.rank_by))
+        ranking = Ranking([], model.space, table, settings, notes, rank_by, columns)
         return self._predict(ranking, archs, data, team)
+
+    def _columns(self, archs: list[Arch], table: BenchmarkTable | None, dataset: str) -> dict[str, list[float]]:
+        """What rank means need beside the predictions, in order of the architectures.
+
+        Raises:
+            CondnetError: If it is not known of all of them.
+        """
+        space, file = self.subject.model.space, self.config.rank_columns
+        wanted = {name for by in parse_rank_by(self.config.rank_by) for name, _ in columns_of(by)[1:]}
+        columns: dict[str, list[float]] = {}
+        for name in ('flops', 'params'):
+            known = None if table is None else getattr(table, name)
+            if known is not None:
+                columns[name] = known.tolist()
+            elif name in wanted and space.has_costs(dataset):
+                columns[name] = [getattr(space.cost(arch, dataset), name) for arch in archs]
+        if missing := sorted(wanted - columns.keys()):
+            if file is None:
+                raise CondnetError(f'--rank-by needs {", ".join(missing)}, which is not known; name a table with it '
+                                   'by --rank-columns')  # fmt: skip
+            read, indices = read_columns(file, get_space(space.name), missing), [space.index(arch) for arch in archs]
+            if lacking := [index for index in indices if index not in read[missing[0]]]:
+                raise CondnetError(f'{file} lacks {len(lacking)} of {len(archs)} architectures: index {lacking[0]}')
+            columns |= {name: [values[index] for index in indices] for name, values in read.items()}
+        return columns
 
     def _predict(self, ranking: Ranking, archs: list[Arch], data: EvaluationData, team: Team | None) -> Ranking:
         """Predictions for all architectures, and the results files, if they are asked for."""

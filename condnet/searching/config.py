@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from condnet.errors import CondnetError
 from condnet.ranking.config import EvalConfig
+from condnet.ranking.mean_ranks import parse_rank_by
 from condnet.utils.settings import SettingError, setting
 
 OBJECTIVES = ('accuracy', 'loss', 'params', 'flops', 'latency')
@@ -28,6 +30,12 @@ class SearchConfig(EvalConfig):
         least=1,
     )
     objectives: str = setting('accuracy', f'some of {",".join(OBJECTIVES)}; several give a Pareto front', group=_SEARCH)
+    select_by: str = setting(
+        '',
+        'take as the winner the best by a rank mean over all that were evaluated, such as accuracy+flops or '
+        'loss-latency (default: the first objective that is predicted)',
+        group=_SEARCH,
+    )
     max_flops: float | None = setting(None, "most FLOPs (multiply-adds) of the benchmark's network", group=_SEARCH)
     max_params: float | None = setting(None, "most parameters of the benchmark's network", group=_SEARCH)
     max_latency: float | None = setting(None, "highest latency of the benchmark's network, in ms", group=_SEARCH)
@@ -46,6 +54,11 @@ class SearchConfig(EvalConfig):
         if not isinstance(self.objectives, str) and isinstance(self.objectives, Iterable):
             object.__setattr__(self, 'objectives', ','.join(map(str, self.objectives)))
         super().__post_init__()
+        try:
+            if len(parse_rank_by(self.select_by)) > 1:
+                raise CondnetError('expected one')
+        except CondnetError as error:
+            raise SettingError('select_by', f'is {self.select_by!r}: {error}') from error
         needs_latency = 'latency' in self.objective_names or self.max_latency is not None
         if (self.latency_table or self.latency_device) and not needs_latency:
             raise SettingError('latency_table', 'is of no use without --max-latency or the objective latency')

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from condnet.errors import CondnetError
 from condnet.ranking.evaluate import Prediction
+from condnet.ranking.mean_ranks import columns_of, mean_ranks
 from condnet.searching.config import OBJECTIVES
 from condnet.searching.latency import MeasuredLatency
 from condnet.spaces.base import Arch, SearchSpace
@@ -72,10 +74,15 @@ class Problem:
             raise CondnetError('the latency of architectures is unknown')
         return self.latency(arch)
 
+    @property
+    def known_costs(self) -> tuple[str, ...]:
+        """What is known of architectures without their predictions."""
+        known = {'flops': self.has_costs, 'params': self.has_costs, 'latency': self.latency is not None}
+        return tuple(name for name in LIMITS if known[name])
+
     def costs(self, arch: Arch) -> dict[str, float]:
         """Everything that is known of an architecture without its prediction."""
-        known = {'flops': self.has_costs, 'params': self.has_costs, 'latency': self.latency is not None}
-        return {name: self.cost(arch, name) for name in LIMITS if known[name]}
+        return {name: self.cost(arch, name) for name in self.known_costs}
 
     def violations(self, costs: dict[str, float]) -> dict[str, float]:
         """By how much costs exceed each limit, relative to it, so that they can be added; 0 or less if they do not."""
@@ -152,3 +159,26 @@ class Candidate:
         """What is kept of it in a trial."""
         predicted = {} if self.prediction is None else {name: getattr(self.prediction, name) for name in PREDICTED}
         return {**self.costs, **predicted}
+
+
+def check_select_by(problem: Problem, by: str) -> None:
+    """Check, before anything is evaluated, that `select_by` will do.
+
+    Raises:
+        CondnetError: If a number is not known.
+    """
+    known = (*PREDICTED, *problem.known_costs)
+    for name, _ in columns_of(by):
+        if name not in known:
+            raise CondnetError(f'cannot select by {by}: {name} is not known, expected some of {", ".join(known)}')
+
+
+def select_by(candidates: list[Candidate], by: str) -> list[Candidate]:
+    """Evaluated candidates, best first by a rank mean among them, such as `accuracy+flops`; equal ones stay in order.
+
+    A rank mean depends on all that were evaluated, so no sampler can aim at it; it chooses among what was found.
+
+    """
+    columns = columns_of(by)
+    ranks = mean_ranks([([candidate.value(name) for candidate in candidates], sign) for name, sign in columns])
+    return [candidates[i] for i in np.argsort(-ranks, kind='stable')]

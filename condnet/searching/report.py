@@ -114,9 +114,10 @@ def format_summary(summary: dict[str, Any]) -> str:
     costs += [f'{winner["latency"]:.3g} ms'] if 'latency' in winner else []
     front = f', {len(summary["front"])} on the Pareto front of {", ".join(summary["objectives"])}'
     front = front if len(summary['objectives']) > 1 else ''  # of one objective it is the ties for the best
+    selected = f' by the rank mean {summary["selected_by"]}' if 'selected_by' in summary else ''
     lines = [
         f'{summary["model"]} ({summary["space"]}): {summary["num_evals"]} architectures evaluated{front}',
-        f'winner: {winner["arch"]} (index {winner["index"]})',
+        f'winner{selected}: {winner["arch"]} (index {winner["index"]})',
         f'  predicted: accuracy {winner["accuracy"]:.2f}, loss {winner["loss"]:.4f}',
         *([f"  benchmark's network: {', '.join(costs)}"] if costs else []),
     ]

@@ -34,7 +34,7 @@ from condnet.ranking.tree import predict
 from condnet.searching.config import SearchConfig
 from condnet.searching.export import check_onnx_packages
 from condnet.searching.latency import MeasuredLatency, read_latency_table
-from condnet.searching.problem import Problem
+from condnet.searching.problem import Problem, check_select_by, select_by
 from condnet.searching.report import true_result
 from condnet.searching.result import SearchResult
 from condnet.searching.storage import open_storage, storage_errors
@@ -86,6 +86,8 @@ def _search(model: Model, data: Data | None, benchmark: Benchmark | None, config
     subject, config = open_supernet(model, config), with_data(config, data)
     images = open_evaluation_images(subject, config, data)
     problem = make_problem(subject.model, images.dataset, config)
+    if config.select_by:
+        check_select_by(problem, config.select_by)
     feasible = problem.feasible()
     table = find_truth(subject.model, images.dataset, config, benchmark)
     identity = search_identity(subject, problem, images, config)
@@ -97,6 +99,8 @@ def _search(model: Model, data: Data | None, benchmark: Benchmark | None, config
         candidates, front = evaluated_candidates(study, problem), pareto_front(study, problem)
     if not candidates:
         raise CondnetError('no proposal was within the limits; expected less tight ones')
+    if config.select_by:
+        candidates = select_by(candidates, config.select_by)
     truth = None if table is None else true_result(table, problem, candidates[0], feasible, len(candidates))
     counts = {
         'num_evals': len(candidates),
@@ -109,6 +113,7 @@ def _search(model: Model, data: Data | None, benchmark: Benchmark | None, config
         'seed': config.seed,
         'training': subject.training,
         'data_match': images.match,
+        **({'selected_by': config.select_by} if config.select_by else {}),
         'hardware': hardware_name(find_device(config.device)),
         'versions': {'torch': torch.__version__, 'timm': timm.__version__, 'optuna': optuna.__version__},
     }
