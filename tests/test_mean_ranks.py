@@ -86,8 +86,9 @@ def test_columns(tmp_path):
     table, arch = tmp_path / 'c.csv', SPACE.format(SPACE.parse(7))
     table.write_text(f'arch_str,index,ms,other\n{arch},7,1.5,x\n')
     assert read_columns(table, SPACE, ['ms']) == {'ms': {7: 1.5}}
-    for text, error in ((f'{arch},8,1.5,x', 'another index'), (f'{arch},7,nan,x', 'finite'), (f'{arch},7,a,x', 'number'),
-                        (f'{arch},7,1,x\n{arch},7,1,x', 'twice')):  # fmt: skip
+    bad = {'8,1.5,x': 'another index', '7,nan,x': 'finite', '7,a,x': 'number', f'7,1,x\n{arch},7,1,x': 'twice'}
+    for rest, error in bad.items():
+        text = f'{arch},{rest}'
         table.write_text(f'arch_str,index,ms,other\n{text}\n')
         with pytest.raises(condnet.CondnetError, match=f'c.csv, line .: .*{error}'):
             read_columns(table, SPACE, ['ms'])
