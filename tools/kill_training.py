@@ -1,6 +1,6 @@
 """Kill a training again and again, continue it each time, and compare its end with that of one that was left alone.
 
-`python tests/kill_training.py --kills 50` does it with the full-size super-network of NAS-Bench-201 on images of noise.
+`python -m tools.kill_training --kills 50` does it with the full-size super-network of NAS-Bench-201 on images of noise.
 Trainings are forked from this process, so that a start does not take seconds.
 """
 

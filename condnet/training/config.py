@@ -30,7 +30,7 @@ _MOST = 2**31  # of sizes and epochs
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a training.
+    """Settings of a training; `condnet-train --help` says what each is.
 
     Raises:
         SettingError: If a value makes no sense, or does not go with another.
