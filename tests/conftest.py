@@ -4,6 +4,7 @@ import csv
 import multiprocessing
 import os
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,16 +60,8 @@ def random_batch(size: int = 8, seed: int = 0):
     return images, torch.randint(10, (size,), generator=generator)
 
 
-@pytest.fixture(autouse=True, scope='session')
-def tiny_cifar10():
-    """Let the small data set below pass for CIFAR-10, of which there are tables."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('condnet.data.images.CIFAR10_IMAGES', 300)
-        yield
-
-
 @pytest.fixture(scope='session')
-def tiny_data(tmp_path_factory) -> Path:
+def tiny_folder(tmp_path_factory) -> Path:
     """A class folder of 10 x 30 coloured noise images of 32x32 pixels that a network can tell apart."""
     root = tmp_path_factory.mktemp('tiny')
     generator = np.random.default_rng(0)
@@ -79,6 +72,14 @@ def tiny_data(tmp_path_factory) -> Path:
             pixels = generator.integers(0, 128, (32, 32, 3)) + (np.array([label, 9 - label, label // 2]) * 12)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f'{i:04}.png')
     return root
+
+
+@pytest.fixture(scope='module')
+def tiny_data(tiny_folder) -> Iterator[Path]:
+    """The small data set, which passes in this file for CIFAR-10, of which there are tables."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('condnet.data.images.CIFAR10_IMAGES', 300)
+        yield tiny_folder
 
 
 def train_args(data: Path, output: Path, *more: str) -> list[str]:

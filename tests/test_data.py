@@ -134,6 +134,7 @@ class TestLoadImages:
         write_tar(tmp_path / 'tar' / 'train.tar', png_files(images))
         assert equal(load_images(tmp_path / 'tar', download=True), images)
 
+    @pytest.mark.slow
     def test_cifar10(self, cifar10):
         assert cifar10.classes == (
             *('airplane', 'automobile', 'bird', 'cat', 'deer'),
@@ -230,6 +231,7 @@ class TestBadData:
 
 
 class TestSubsets:
+    @pytest.mark.slow
     def test_withheld_of_cifar10(self, cifar10):
         trained, withheld = withheld_indices(cifar10.targets)
         positions = [5000 * target + position for target in range(10) for position in range(4500, 5000)]
@@ -239,6 +241,7 @@ class TestSubsets:
         assert len(seen) == 45_000
         assert seen.isdisjoint(cifar10.select(withheld).digests())
 
+    @pytest.mark.slow
     def test_calibration_of_cifar10(self, cifar10):
         calibration, validation = choose_images(cifar10, augmented=False)
         trained, withheld = withheld_indices(cifar10.targets)

@@ -1,6 +1,5 @@
 """Training in several processes: the same as in one, also after the split, and what happens when one is lost."""
 
-import itertools
 import multiprocessing
 import os
 import socket
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MODELS, train_args
+from conftest import train_args
 from train_worker import train, work
 
 from condnet.checkpoints.training import LAST, read_training_checkpoint
@@ -65,7 +64,14 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], t
 
 
 @pytest.mark.parametrize(
-    ('mode', 'name'), [*itertools.product(('train', 'eval'), MODELS), ('float16', 'nb201_cond_supernet')]
+    ('mode', 'name'),
+    [
+        ('train', 'nb201_cond_supernet'),
+        ('eval', 'nb201_cond_supernet'),
+        ('float16', 'nb201_cond_supernet'),
+        pytest.param('train', 'macro_cond_supernet', marks=pytest.mark.slow),
+        pytest.param('eval', 'macro_cond_supernet', marks=pytest.mark.slow),
+    ],
 )
 def test_two_ranks_equal_one_process(name, mode, tmp_path):
     """In training mode, one that normalises the two halves of a batch for themselves; else one with whole batches."""
@@ -94,6 +100,7 @@ def read_run(output: Path) -> dict[str, torch.Tensor]:
     return tensors | {'losses': torch.tensor(losses)}
 
 
+@pytest.mark.slow
 def test_the_command_in_two_processes_and_resumed_in_one(tiny_data, tmp_path):
     """The split, averaged weights and the summary, and a resume with another number."""
     more = ('--model-ema', '--model-ema-decay', '0.9')

@@ -82,6 +82,7 @@ def test_the_tutorial_is_the_example():
     assert set(files) == {str(f.relative_to(EXAMPLE)) for f in EXAMPLE.rglob('*') if f.suffix in ('.py', '.toml')}
 
 
+@pytest.mark.slow
 def test_a_new_user_follows_the_tutorial(tmp_path):
     for block in BLOCKS:
         if block['file']:

@@ -407,6 +407,7 @@ def run_with_hub(server: HubServer, cache: Path, *args: str, **environment: str)
     return process.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_push_and_pull_give_the_same_predictions(folders, tmp_path):
     predictions = make_folder(folders, NAME)(IMAGES).detach().numpy().tobytes()
     expected = hashlib.sha256(predictions).hexdigest()
