@@ -79,6 +79,7 @@ def flip_byte(path):
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_killed_five_times(left_alone, tiny_data, tmp_path):
     whole, seconds = left_alone
     output, log = tmp_path / 'out', tmp_path / 'log'

@@ -72,6 +72,7 @@ def no_table_at_hand(monkeypatch):
 
 
 @pytest.mark.parametrize('space', ['nb201', 'macro'])
+@pytest.mark.slow
 def test_evolution_beats_random_search_on_the_true_table(space, data_dir):
     table = load_benchmark(space, str(data_dir))
     found = [search_table(table, 'nsga2', 300, seed) for seed in range(3)]  # with 200, one run in twelve is unlucky
@@ -405,6 +406,7 @@ print(json.dumps([100 * (logits.argmax(1) == targets).double().mean().item(), li
 """
 
 
+@pytest.mark.slow
 def test_winner_respects_the_limit_and_scores_elsewhere_what_was_predicted(
     checkpoint, tiny_data, tmp_path, monkeypatch, capsys
 ):
@@ -536,6 +538,7 @@ def test_bad_flags(refuse, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.slow
 def test_study_of_another_search_is_refused(refuse, checkpoint, tiny_data, tmp_path):
     assert main(arguments(checkpoint, tiny_data, tmp_path / 'out')) == 0
     study = optuna.load_study(study_name='search', storage=open_storage(str(tmp_path / 'out' / 'study.journal')))

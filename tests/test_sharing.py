@@ -181,6 +181,7 @@ def limiting(num_bytes):
     return prepare
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(arguments, reference, tmp_path):
     """Twenty times on its way, in ten of which the row of that moment stays torn, and in the end between the files."""
     generator = random.Random(0)
@@ -210,6 +211,7 @@ def test_killed_at_random_moments(arguments, reference, tmp_path):
     assert contents(folder) == reference
 
 
+@pytest.mark.slow
 def test_full_disk(arguments, reference, tmp_path):
     """In the first line, in a row, and in the plot."""
     folder = tmp_path / 'full'

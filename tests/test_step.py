@@ -386,6 +386,7 @@ def losses_of(output):
                          read_training_checkpoint(output / LAST)['progress']['summary']])  # fmt: skip
 
 
+@pytest.mark.slow
 def test_float16_resumes_exactly(tiny_data, tmp_path):
     """With the scale of the loss, which has changed on the way."""
     more = ('--amp', '--amp-dtype', 'float16', '--eval-interval', '0', '--epochs', '2', '--split-epoch', '1')
@@ -412,6 +413,7 @@ def test_float16_at_a_standstill_is_an_error():
         step.check_scale()
 
 
+@pytest.mark.slow
 def test_compiled_candidates_train_like_plain_ones(monkeypatch):
     """Before the split and after it; in double precision, as tiny networks amplify the rounding of single precision.
 
@@ -434,6 +436,7 @@ def test_compiled_candidates_train_like_plain_ones(monkeypatch):
     torch.testing.assert_close(losses[8:], losses[:8], rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 def test_training_compiles_little_and_goes_on(tiny_data, tmp_path):
     """Through the check after an epoch, the split, and a resume."""
     more = ('--model-kwargs', 'space=only_conv', 'cells_per_stage=1', 'channels=(4,4,4)')
