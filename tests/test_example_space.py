@@ -49,8 +49,8 @@ import importlib, sys
 import torch
 torch.set_num_threads(1)
 for line in sys.stdin.read().splitlines():
-    name, *arguments = line.removeprefix('python -m ').split()
-    if status := importlib.import_module(name.replace('-', '.')).main(arguments):
+    name, *arguments = line.split()
+    if status := importlib.import_module(name.replace('condnet-', 'condnet.cli.')).main(arguments):
         sys.exit(status)
 """
 
@@ -246,10 +246,14 @@ def test_a_huge_space_is_searched(tmp_path):
 
 
 @pytest.fixture
-def registry(monkeypatch):
+def registry():
     """What a test registers is forgotten after it."""
-    monkeypatch.setattr(base, 'SPACES', dict(base.SPACES))
-    monkeypatch.setattr(benchmark_registry, 'BENCHMARKS', dict(benchmark_registry.BENCHMARKS))
+    tables = (base.SPACES, benchmark_registry.BENCHMARKS)
+    before = [dict(table) for table in tables]
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
 
 
 SMALL = {'operations': ('a', 'b'), 'choices': (0, 1), 'predecessors': ((), (0,)), 'weighted': (0,)}
