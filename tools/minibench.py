@@ -36,8 +36,8 @@ from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, evaluati
 from condnet.ranking.metrics import noise_ceiling, ranking_metrics
 from condnet.spaces.nb201 import NB201_NETWORKS
 from condnet.spaces.registry import get_space
-from condnet.utils.csvfile import read_text, to_float, to_int
-from condnet.utils.files import check_folder_to_write, write_file
+from condnet.utils.csvfile import read_text, to_float, to_int, write_csv
+from condnet.utils.files import check_folder_to_write
 from condnet.utils.memory import keep_freed_memory
 
 _logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def make_table(path: Path, indices: list[int], num_seeds: int, workers: int, ste
     path.parent.mkdir(parents=True, exist_ok=True)
     for row in _measure_all(missing, functools.partial(measure, num_seeds=num_seeds, steps=steps), workers):
         rows[int(row['index'])] = row
-        write_rows(path, [rows[index] for index in sorted(rows)])
+        write_csv(path, next(iter(rows.values())), [rows[index] for index in sorted(rows)])
         _logger.info(f'{len(rows)} architectures, last {" ".join(row.values())}')
     return [rows[index] for index in sorted(indices)]
 
@@ -164,15 +164,6 @@ def read_rows(path: Path, num_seeds: int) -> list[Row]:
         except (TypeError, ValueError) as error:
             raise CondnetError(f'{path} is damaged: {error}') from error
     return rows
-
-
-def write_rows(path: Path, rows: list[Row]) -> None:
-    """Write a table whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
-    write_file(path, text.getvalue().encode())
 
 
 def describe(rows: list[Row], num_seeds: int) -> dict[str, float | None]:
