@@ -84,7 +84,9 @@ def test_pretrained_classifies_at_once(folders):
 def test_weights_are_hashed_once(folders, monkeypatch):
     make_folder(folders, NAME)
     hashed, stream_sha256 = [], pretrained.stream_sha256
-    monkeypatch.setattr(pretrained, 'stream_sha256', lambda stream: hashed.append(stream.name) or stream_sha256(stream))
+    monkeypatch.setattr(
+        pretrained, 'stream_sha256', lambda stream: hashed.append(Path(stream.name)) or stream_sha256(stream)
+    )
     weights = folders / NAME / pretrained.WEIGHTS_NAME
     weights.touch()  # as if it had never been read before
     load_model(NAME)
