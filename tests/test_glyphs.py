@@ -188,7 +188,7 @@ def test_latency_is_that_of_the_small_networks(checkpoint, tmp_path, monkeypatch
         sizes.append((sum(weight.numel() for weight in net.parameters()), tuple(image.shape)))
         return 0.001
 
-    monkeypatch.setattr('condnet.searching.latency.MeasuredLatency._time', measure)
+    monkeypatch.setattr('condnet.searching.latency.MeasuredLatency.time_once', measure)
     call = [str(checkpoint), '--calib-batches', '1', '--eval-images', '26', '--num-evals', '1', '--sampler', 'random']
     assert search_main([*call, '--objectives', 'loss,latency', '--output', str(tmp_path)]) == 0
     index = json.loads((tmp_path / 'search.json').read_text())['winner']['index']

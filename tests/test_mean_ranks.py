@@ -8,7 +8,7 @@ import pytest
 import condnet
 from condnet.benchmarks.tables import BenchmarkTable
 from condnet.cli.validate import main as validate_main
-from condnet.hub.card import _ranking_table
+from condnet.hub.card import ranking_table
 from condnet.ranking.mean_ranks import columns_of, mean_ranks, parse_rank_by, read_columns
 from condnet.ranking.metrics import ranking_metrics
 from condnet.searching.problem import Candidate, Problem, check_select_by, select_by
@@ -56,7 +56,7 @@ def test_shown_beside_the_pure_ones():
     shown = [line.split()[0] for line in str(ranking).splitlines()[2:]]
     assert shown == ['accuracy', 'loss', 'params', 'flops', 'accuracy+flops', 'loss-flops']
     assert len({len(line) for line in str(ranking).splitlines()[1:]}) == 1
-    assert '| accuracy+flops | 0.82 |' in _ranking_table(metrics)
+    assert '| accuracy+flops | 0.82 |' in ranking_table(metrics)
     plain = make_ranking()
     assert plain.metrics() == {key: value for key, value in metrics.items() if key not in ranking.rank_by}
     with pytest.raises(condnet.CondnetError, match='beauty is not known, expected one of flops, accuracy, loss'):

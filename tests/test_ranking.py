@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import condnet
 from condnet.models.supernet import Supernet
 from condnet.ranking.evaluate import EvaluationData, evaluate_subnet
-from condnet.ranking.tree import _Activations, _Kept, group_by_route, predict, walk
+from condnet.ranking.tree import Activations, Kept, group_by_route, predict, walk
 
 
 @pytest.fixture
@@ -234,21 +234,21 @@ def test_engine_gives_the_numbers_of_the_plain_loop(supernet, data, memory):
 
 def test_what_is_kept_stays_within_the_budget():
     """What is needed last goes first; what does not fit alone is not kept."""
-    kept = _Kept(1000)
+    kept = Kept(1000)
     for depth in (1, 2, 3):
-        kept.add(depth, _Activations([(torch.zeros(50),)], [(torch.zeros(50), None)]))  # 400 bytes
+        kept.add(depth, Activations([(torch.zeros(50),)], [(torch.zeros(50), None)]))  # 400 bytes
     assert sorted(kept.by_depth) == [2, 3]
-    kept.add(4, _Activations([], [(torch.zeros(251),)]))
+    kept.add(4, Activations([], [(torch.zeros(251),)]))
     assert not kept.by_depth
 
 
 def test_what_is_kept_is_counted_once():
     """Steps of nb201 pass on nodes that later ones read, and views have their storage in common."""
-    kept, shared = _Kept(1000), torch.zeros(100)
-    kept.add(1, _Activations([(shared,)], [(torch.zeros(50), None)]))
-    kept.add(2, _Activations([(shared, torch.zeros(25))], [(shared[:10],)]))
+    kept, shared = Kept(1000), torch.zeros(100)
+    kept.add(1, Activations([(shared,)], [(torch.zeros(50), None)]))
+    kept.add(2, Activations([(shared, torch.zeros(25))], [(shared[:10],)]))
     assert sorted(kept.by_depth) == [1, 2]  # 400 + 200 + 100 bytes, and not 1140
-    kept.add(3, _Activations([(torch.zeros(76),)], []))
+    kept.add(3, Activations([(torch.zeros(76),)], []))
     assert sorted(kept.by_depth) == [2, 3]
 
 

@@ -571,7 +571,7 @@ def test_winner_as_onnx(checkpoint, tiny_data, tmp_path, monkeypatch):
         images = torch.randn(size, 3, 32, 32)
         (logits,) = session.run(None, {'images': images.numpy()})
         assert torch.allclose(torch.from_numpy(logits), net(images), atol=1e-4)
-    monkeypatch.setattr('condnet.searching.export._ONNX_TOLERANCE', -1)
+    monkeypatch.setattr('condnet.searching.export.ONNX_TOLERANCE', -1)
     with pytest.raises(ValueError, match='differs from the original'):
         export_onnx(net, tmp_path / 'wrong.onnx', torch.randn(2, 3, 32, 32))
     assert not (tmp_path / 'wrong.onnx').exists()

@@ -58,8 +58,8 @@ def reference(arguments, tmp_path_factory):
 @pytest.fixture
 def quick_loss(monkeypatch):
     """Processes that miss each other soon."""
-    monkeypatch.setattr(condnet.ranking.workers, '_BEAT', 0.1)
-    monkeypatch.setattr(condnet.ranking.workers, '_SILENCE', 2.5)
+    monkeypatch.setattr(condnet.ranking.workers, 'BEAT', 0.1)
+    monkeypatch.setattr(condnet.ranking.workers, 'SILENCE', 2.5)
 
 
 def start(arguments, folder, prepare=lambda: None, rank=0, port=None):
@@ -245,7 +245,7 @@ def test_two_processes_give_the_files_of_one(arguments, reference, tmp_path, qui
     index = arguments.index('--archs') + 1
     arguments = [*arguments[:index], *map(str, reversed(ARCHS)), '--results-file']
     leader = noting(folder, 0, {0: lambda: wait_until(lambda: len(notes(folder, 1)) > 1)})
-    helper = noting(folder, 1, {1: lambda: time.sleep(condnet.ranking.workers._SILENCE + 1)})
+    helper = noting(folder, 1, {1: lambda: time.sleep(condnet.ranking.workers.SILENCE + 1)})
     assert run_team(arguments, folder, [leader, helper]) == [0, 0]
     assert contents(folder) == reference
     assert notes(folder, 0) and len(notes(folder, 1)) > 1
@@ -283,7 +283,7 @@ def test_leader_is_killed_or_fails(arguments, reference, tmp_path, quick_loss, f
 
 @pytest.mark.parametrize('rank', [0, 1])
 def test_the_other_process_does_not_come(arguments, tmp_path, monkeypatch, rank):
-    monkeypatch.setattr(condnet.ranking.workers, '_PATIENCE', timedelta(seconds=1))
+    monkeypatch.setattr(condnet.ranking.workers, 'PATIENCE', timedelta(seconds=1))
     assert finish(start(arguments, tmp_path / 'team', rank=rank, port=free_port()), 20) == 2
     assert 'no contact to the other processes' in last_error(tmp_path / 'team', rank)
 
@@ -292,7 +292,7 @@ def test_the_other_process_does_not_come(arguments, tmp_path, monkeypatch, rank)
 def test_processes_that_rank_something_else_are_refused(arguments, tmp_path, monkeypatch, what):
     """With another number of threads they would compute other bits, and the file would say nothing of it."""
     monkeypatch.setattr(
-        condnet.ranking.workers, '_PATIENCE', timedelta(seconds=10)
+        condnet.ranking.workers, 'PATIENCE', timedelta(seconds=10)
     )  # torchrun would end the first one at once
 
     def change():

@@ -19,7 +19,7 @@ from condnet.spaces.registry import get_space
 from condnet.training.build import create_training
 from condnet.training.config import recorded_settings
 from condnet.training.resume import resume
-from condnet.training.step import TrainingStep, _DepthwiseInFloat32, compile_model
+from condnet.training.step import DepthwiseInFloat32, TrainingStep, compile_model
 from condnet.training.task import SupernetTask, archs_of_step
 
 
@@ -367,7 +367,7 @@ def test_only_depthwise_convolutions_are_computed_in_float32(call, groups):
     x, weight, bias = x.bfloat16().float(), weight.bfloat16().float(), bias.bfloat16().float()
     with torch.autocast('cpu', torch.bfloat16):
         plain = call(x, weight, bias, groups)
-        with _DepthwiseInFloat32():
+        with DepthwiseInFloat32():
             found = call(x, weight, bias, groups)
     expected = CONV2D(x, weight, bias, padding=1, groups=groups) if groups == 8 else plain
     assert found.dtype == (torch.float32 if groups == 8 else torch.bfloat16)
@@ -375,7 +375,7 @@ def test_only_depthwise_convolutions_are_computed_in_float32(call, groups):
 
 
 def test_other_convolutions_are_left_alone():
-    with torch.autocast('cpu', torch.bfloat16), _DepthwiseInFloat32():
+    with torch.autocast('cpu', torch.bfloat16), DepthwiseInFloat32():
         assert nn.Conv1d(4, 4, 3, groups=4)(torch.ones(1, 4, 8)).dtype == torch.bfloat16
         assert nn.Conv3d(4, 4, 3, groups=4)(torch.ones(1, 4, 8, 8, 8)).dtype == torch.bfloat16
         assert nn.Conv2d(4, 4, 3, groups=4)(torch.ones(1, 4, 8, 8)).dtype == torch.float32

@@ -162,7 +162,7 @@ def test_study_reports_what_its_rankings_say_and_does_nothing_twice(study, monke
     used = {row['arm']: row for row in rows_of('out/report/resources.csv')}
     assert list(used) == ['baseline', 'split1', 'split2'] and used['split1']['peak_memory_mb_mean'] == '101.0'
 
-    monkeypatch.setattr(condnet.studies.runner, '_start', lambda *args: pytest.fail('a finished step runs again'))
+    monkeypatch.setattr(condnet.studies.runner, 'start_step', lambda *args: pytest.fail('a finished step runs again'))
     before = report(Path('out'))
     assert main([study, '--output', 'out']) == 0 and report(Path('out')) == before
     Path(study).write_text(yaml.safe_dump({**STUDY, 'seeds': [0, 1, 2]}))
@@ -227,8 +227,8 @@ def test_real_trainings_and_rankings_make_a_study(tmp_path, monkeypatch):
         return Ended({'condnet.cli.train': train_main, 'condnet.cli.validate': validate_main}[module](arguments))
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(condnet.studies.runner, '_start', start)
-    monkeypatch.setattr(condnet.studies.runner, '_POLL_SECONDS', 0)
+    monkeypatch.setattr(condnet.studies.runner, 'start_step', start)
+    monkeypatch.setattr(condnet.studies.runner, 'POLL_SECONDS', 0)
     monkeypatch.setattr(condnet.data.sources, 'render_glyphs', functools.cache(condnet.data.sources.render_glyphs))
     monkeypatch.setattr(condnet.data.glyphs, 'IMAGES_PER_CLASS', {True: 30})
     train = {**STUDY['train'], 'epochs': 2, 'batch_size': 256}
@@ -254,14 +254,14 @@ def test_gpu_is_shared_under_mps_where_it_is_there(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv('CUDA_MPS_PIPE_DIRECTORY', raising=False)
-    with condnet.studies.runner._shared_gpu(True):
+    with condnet.studies.runner.shared_gpu(True):
         folder = os.environ['CUDA_MPS_PIPE_DIRECTORY']
         assert Path(folder).is_dir()
         seen = subprocess.run(['sh', '-c', 'echo $CUDA_MPS_PIPE_DIRECTORY'], capture_output=True, text=True).stdout
         assert seen.strip() == folder
     assert (tmp_path / 'calls').read_text() == f'-d {folder} \n {folder} quit\n'
     assert 'CUDA_MPS_PIPE_DIRECTORY' not in os.environ and not Path(folder).exists()
-    with condnet.studies.runner._shared_gpu(False):
+    with condnet.studies.runner.shared_gpu(False):
         assert 'CUDA_MPS_PIPE_DIRECTORY' not in os.environ
 
 

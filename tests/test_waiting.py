@@ -13,7 +13,7 @@ import condnet
 from condnet import CondnetError, TrainConfig
 from condnet.checkpoints.training import LAST, PREVIOUS, read_training_checkpoint, save_training_checkpoint, snapshot
 from condnet.data import Images, InMemoryLoader
-from condnet.training.loop import Progress, _Epoch, check_weights
+from condnet.training.loop import Epoch, Progress, check_weights
 from condnet.training.step import TrainingStep
 from condnet.training.task import archs_of_step
 
@@ -74,7 +74,7 @@ def test_a_step_waits_for_nothing(name, is_split, monkeypatch):
     images = Images(torch.zeros(24, 3, 32, 32, dtype=torch.uint8), torch.arange(24) % 10, ())
     batches = iter(InMemoryLoader(images, 8, (0.5,) * 3, (0.5,) * 3, channels_last=True))
     step = TrainingStep(task, optimizer, updates_unsampled=True)
-    epoch = _Epoch(step, Progress(), TrainConfig(), len(images) // 8)
+    epoch = Epoch(step, Progress(), TrainConfig(), len(images) // 8)
 
     def train():
         epoch.train(*next(batches))

@@ -9,7 +9,12 @@ import timm
 from safetensors import safe_open
 from torch import nn
 
-from condnet.checkpoints.training import _arch_as_meant, _describe, read_training_checkpoint, training_checkpoints
+from condnet.checkpoints.training import (
+    arch_as_meant,
+    describe_training_checkpoint,
+    read_training_checkpoint,
+    training_checkpoints,
+)
 from condnet.data import glyphs
 from condnet.errors import CondnetError
 from condnet.models.pretrained import (
@@ -86,14 +91,14 @@ def load_checkpoint(path: str | Path, use_ema: bool = False) -> Loaded:
             raise CondnetError(f'{path} is the folder of a training; name the checkpoint in it, {files[0]}')
         config = check_folder(path)
         arguments = config.get('model_args', {})
-        meant = _arch_as_meant(config['architecture'], arguments)
+        meant = arch_as_meant(config['architecture'], arguments)
         kwargs = {'pretrained': True} | ({} if meant is arguments else {'arch': meant['arch']})
         model = _create_model(f'local-dir:{path}', kwargs, path)
         _check_model(path, config, model)
         return Loaded(model, config.get('training', {}), sha256(path), config.get('data_fingerprint'))
     checkpoint = read_training_checkpoint(path)
     model, recorded = _load_training_model(path, checkpoint, use_ema), vars(checkpoint['args']).get('data_fingerprint')
-    return Loaded(model, _describe(checkpoint), checkpoint['sha256'], recorded)
+    return Loaded(model, describe_training_checkpoint(checkpoint), checkpoint['sha256'], recorded)
 
 
 def _check_model(folder: Path, config: dict[str, Any], model: nn.Module) -> None:
@@ -158,7 +163,7 @@ def training_of(path: str | Path) -> dict[str, Any]:
     path = locate(path)
     if path.is_dir():
         return read_config(path).get('training', {})
-    return _describe(read_training_checkpoint(path))
+    return describe_training_checkpoint(read_training_checkpoint(path))
 
 
 def sha256(path: str | Path) -> str:

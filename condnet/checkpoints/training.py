@@ -155,7 +155,7 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CondnetError(f'cannot read the checkpoint {path}: it is damaged, {reason}') from error
     _check_content(path, checkpoint)
     vars(checkpoint['args']).update(
-        model_kwargs=_arch_as_meant(checkpoint['args'].model, checkpoint['args'].model_kwargs)
+        model_kwargs=arch_as_meant(checkpoint['args'].model, checkpoint['args'].model_kwargs)
     )
     return checkpoint | {'sha256': digest}
 
@@ -227,7 +227,7 @@ def _are_tensors(state_dict: dict[Any, Any]) -> bool:
     return all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state_dict.items())
 
 
-def _arch_as_meant(model: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+def arch_as_meant(model: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a model that was saved while digits of macro were read as an index, as they are to be read now."""
     arch = kwargs.get('arch')
     if model == 'macro_net' and isinstance(arch, str) and arch.isdecimal() and len(arch) < 8:
@@ -235,7 +235,7 @@ def _arch_as_meant(model: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     return kwargs
 
 
-def _describe(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def describe_training_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     args = vars(checkpoint['args'])
     state = checkpoint['task_state']
     return {

@@ -64,7 +64,7 @@ def _card_text(name: str, facts: dict[str, Any]) -> str:
     else:
         paper = _PAPER.get(ranking['space']) if facts['dataset'] == 'cifar10' else None
         ours = _GLYPHS_TABLE if facts['dataset'] == 'glyphs' else ''
-        comparison = _COMPARISON.format(r=ranking, table=_ranking_table(ranking), ours=ours)
+        comparison = _COMPARISON.format(r=ranking, table=ranking_table(ranking), ours=ours)
         comparison += f'\n\nThe paper, means of ten seeds, by accuracy:\n{paper}.' if paper else ''
     return _CARD.format(
         name=name,
@@ -120,7 +120,7 @@ _GLYPHS_TABLE = """
 That table is condnet's own: each architecture was trained alone three times, for 400 steps of batch 32."""
 
 
-def _ranking_table(ranking: dict[str, Any]) -> str:
+def ranking_table(ranking: dict[str, Any]) -> str:
     lines = [f'| ranked by | {" | ".join(SHOWN.values())} |', '|---' * (1 + len(SHOWN)) + '|']
     for by in ranked_by(ranking):
         values = ['-' if ranking[by][name] is None else f'{ranking[by][name]:.2f}' for name in SHOWN]

@@ -55,10 +55,7 @@ def prepare(
     predictions, summary = read_predictions(results), read_summary(results.with_suffix('.json'))
     subject = open_supernet(checkpoint, config, expected)
     evaluation = provenance(subject, config)
-    for key in ('model', 'space', 'split', 'training', 'ema', 'checkpoint_sha256', 'calibration'):
-        if summary.get(key) != evaluation[key]:
-            raise CondnetError(f'{results} ranks with {key} {summary.get(key)!r}, {checkpoint} with these flags '
-                               f'has {evaluation[key]!r}')  # fmt: skip
+    _check_same(results, summary, checkpoint, evaluation)
     images = cast(ChosenImages, open_evaluation_images(subject, config))
     table = find_table(subject.model, images.dataset, config)
     best = max(predictions, key=lambda prediction: (prediction.accuracy, -prediction.loss))
@@ -77,6 +74,14 @@ def prepare(
     write_file(folder / CARD_NAME, str(make_card(folder.name, facts)).encode())
     _logger.info(f'{folder}: sub-network {facts["arch"]}, accuracy {facts["accuracy"]:.2f}')
     return facts
+
+
+def _check_same(results: Path, summary: dict[str, Any], checkpoint: str | Path, evaluation: dict[str, Any]) -> None:
+    """Refuse results that are not of a checkpoint as it is to be evaluated."""
+    for key in ('model', 'space', 'split', 'training', 'ema', 'checkpoint_sha256', 'calibration'):
+        if summary.get(key) != evaluation[key]:
+            raise CondnetError(f'{results} ranks with {key} {summary.get(key)!r}, {checkpoint} with these flags '
+                               f'has {evaluation[key]!r}')  # fmt: skip
 
 
 def save_calibrated(subject: Subject, best: Prediction, images: ChosenImages, folder: Path, config: EvalConfig) -> None:

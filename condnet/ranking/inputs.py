@@ -12,7 +12,6 @@ import timm
 import torch
 from torch import nn
 
-import condnet
 from condnet.benchmarks.registry import find_benchmark
 from condnet.benchmarks.tables import BenchmarkTable, holds_table, load_benchmark
 from condnet.checkpoints.loading import Loaded, load_checkpoint, preprocessing
@@ -25,6 +24,7 @@ from condnet.ranking.calibration import CALIBRATION_BATCH_SIZE
 from condnet.ranking.config import AMP_DTYPES, EvalConfig
 from condnet.ranking.evaluate import EvaluationData, choose_images, evaluation_data
 from condnet.utils.device import find_device, hardware_name
+from condnet.version import __version__
 
 _logger = logging.getLogger(__name__)
 
@@ -309,5 +309,5 @@ def provenance(subject: Subject, config: EvalConfig) -> dict[str, Any]:
         'channels_last': config.channels_last,
         'device': config.device,
         'hardware': hardware_name(find_device(config.device)),
-        'versions': {'condnet': condnet.__version__, 'torch': torch.__version__, 'timm': timm.__version__},
+        'versions': {'condnet': __version__, 'torch': torch.__version__, 'timm': timm.__version__},
     }

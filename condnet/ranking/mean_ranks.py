@@ -51,7 +51,7 @@ def mean_ranks(columns: Sequence[tuple[ArrayLike, int]]) -> np.ndarray:
         columns: Numbers (N,), and 1 if more is better or -1 if less is.
     """
     ranks = [stats.rankdata(sign * np.asarray(values, dtype=np.float64)) for values, sign in columns]
-    return np.mean(ranks, axis=0)
+    return np.asarray(np.mean(ranks, axis=0))
 
 
 def read_columns(path: str | Path, space: SearchSpace, names: Iterable[str]) -> dict[str, dict[int, float]]:

@@ -90,7 +90,7 @@ def group_by_route(model: Supernet, archs: Iterable[Arch]) -> list[tuple[Route, 
 
 
 @dataclass(frozen=True)
-class _Activations:
+class Activations:
     """States of all batches after a step; calibration has none where no BatchNorm follows.
 
     `momenta` says how much BatchNorm takes of each calibration batch.
@@ -105,7 +105,7 @@ class _Activations:
         return (tensor for state in (*self.calibration, *self.validation) for tensor in state if tensor is not None)
 
 
-def _num_bytes(kept: Iterable[_Activations]) -> int:
+def _num_bytes(kept: Iterable[Activations]) -> int:
     """Bytes of what is kept, each storage counted once: steps pass on what later ones need."""
     storages = (tensor.untyped_storage() for activations in kept for tensor in activations.tensors())
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
@@ -120,10 +120,10 @@ def walk(
         Each group's architectures, with the logits (B, num_classes) of every validation batch.
     """
     shared = [_common_prefix(before[0], after[0]) for before, after in itertools.pairwise(groups)]
-    branches, kept = _branch_depths(shared), _Kept(data.memory)
+    branches, kept = _branch_depths(shared), Kept(data.memory)
     check_images(model, data.to_calibrate())
     batches = [as_parameters(batch, model) for batch in calibration_batches(data.to_calibrate())]
-    images = _Activations([(x,) for x in batches], [(x,) for x in data.images.split(data.batch_size)],
+    images = Activations([(x,) for x in batches], [(x,) for x in data.images.split(data.batch_size)],
                           mean_momenta(batches))  # fmt: skip
     for i, (_, archs) in enumerate(groups):
         kept.prune(branches[i])
@@ -146,12 +146,12 @@ def _branch_depths(shared: list[int]) -> list[set[int]]:
     return [{depth for depth in at if depth > 0} for at in reversed(depths)]
 
 
-class _Kept:
+class Kept:
     """Activations that later architectures start from, by number of steps, within a budget in bytes."""
 
     def __init__(self, memory: int) -> None:
         self.memory = memory
-        self.by_depth: dict[int, _Activations] = {}
+        self.by_depth: dict[int, Activations] = {}
         self.wanted: set[int] = set()
 
     def prune(self, wanted: set[int]) -> None:
@@ -159,7 +159,7 @@ class _Kept:
         self.by_depth = {depth: kept for depth, kept in self.by_depth.items() if depth in self.wanted}
         self.wanted = wanted
 
-    def add(self, depth: int, activations: _Activations) -> None:
+    def add(self, depth: int, activations: Activations) -> None:
         """Keep activations; if all is too much, those are forgotten that are needed last: the ones of few steps."""
         self.by_depth[depth] = activations
         while self.by_depth and _num_bytes(self.by_depth.values()) > self.memory:
@@ -168,7 +168,7 @@ class _Kept:
 
 @torch.no_grad()
 def _run_subnet(
-    model: Supernet, arch: Arch, data: EvaluationData, images: _Activations, kept: _Kept
+    model: Supernet, arch: Arch, data: EvaluationData, images: Activations, kept: Kept
 ) -> list[torch.Tensor]:
     """Logits of the validation batches, by way of what is kept; keeps what later architectures start from."""
     with model.subnet(arch):
@@ -184,7 +184,7 @@ def _run_subnet(
                 if stop in branches:
                     kept.add(stop, activations)
                 start = stop
-        features = _Activations([], [(state[0].float(),) for state in activations.validation])
+        features = Activations([], [(state[0].float(),) for state in activations.validation])
         return [state[0] for state in _run_steps([head], features, False).validation]
 
 
@@ -192,7 +192,7 @@ def _batch_norms_of(steps: list[Step]) -> list[_BatchNorm]:
     return [m for step in steps for module in step.modules for m in module.modules() if isinstance(m, _BatchNorm)]
 
 
-def _run_steps(steps: list[Step], before: _Activations, is_calibration_needed: bool) -> _Activations:
+def _run_steps(steps: list[Step], before: Activations, is_calibration_needed: bool) -> Activations:
     """Calibrate the BatchNorm layers of consecutive steps, then validate with them; they are left as they were.
 
     A batch goes through all the steps before the next one does, so that it stays in the processor's cache.
@@ -216,7 +216,7 @@ def _run_steps(steps: list[Step], before: _Activations, is_calibration_needed: b
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
-    return _Activations(calibration, validation, before.momenta if is_calibration_needed else [])
+    return Activations(calibration, validation, before.momenta if is_calibration_needed else [])
 
 
 def _forward(steps: list[Step], state: State) -> State:

@@ -27,10 +27,10 @@ from condnet.ranking.tree import group_by_route, predict
 from condnet.spaces.base import Arch
 from condnet.utils.distributed import in_contact
 
-_PATIENCE = timedelta(minutes=5)  # for the start of another process
+PATIENCE = timedelta(minutes=5)  # for the start of another process
 _DOWNLOAD = timedelta(hours=2)  # for the first process to fetch the data
-_BEAT = 1.0  # seconds between a helper's signs of life, however long it evaluates
-_SILENCE = 30.0  # seconds without one after which a helper is lost
+BEAT = 1.0  # seconds between a helper's signs of life, however long it evaluates
+SILENCE = 30.0  # seconds without one after which a helper is lost
 _PIECES_PER_PROCESS = 16
 
 
@@ -45,7 +45,7 @@ class Team:
 
     def __init__(self, store: torch.distributed.Store, rank: int, size: int) -> None:
         self.store, self.rank, self.size = store, rank, size
-        store.set_timeout(_PATIENCE)
+        store.set_timeout(PATIENCE)
 
     @contextmanager
     def first_ahead(self, apply: bool) -> Iterator[None]:
@@ -128,7 +128,7 @@ class Team:
 
         def beat() -> None:
             with suppress(torch.distributed.DistError):  # the main thread will see it too, and say so
-                while not stop.wait(_BEAT):
+                while not stop.wait(BEAT):
                     self.store.add(f'beats/{self.rank}', 1)
 
         self.store.add(f'beats/{self.rank}', 1)
@@ -166,8 +166,8 @@ class _Helper:
                 self.is_done = True
             else:
                 yield Prediction(*row)
-        if not self.is_done and time.monotonic() - self._heard > _SILENCE:
-            raise ConnectionError(f'the process of rank {self.rank} has been silent for {_SILENCE:.0f} s; what was '
+        if not self.is_done and time.monotonic() - self._heard > SILENCE:
+            raise ConnectionError(f'the process of rank {self.rank} has been silent for {SILENCE:.0f} s; what was '
                                   'computed is kept, the same command continues with it')  # fmt: skip
 
 
@@ -180,4 +180,4 @@ def join_team() -> Team | None:
     if int(os.environ.get('WORLD_SIZE', '1')) == 1:
         return None
     with in_contact('ranking', torch.distributed.DistError):
-        return Team(*next(rendezvous('env://', timeout=_PATIENCE)))
+        return Team(*next(rendezvous('env://', timeout=PATIENCE)))

@@ -18,7 +18,7 @@ from condnet.spaces.base import Arch
 from condnet.spaces.costs import Cost
 
 _ONNX_PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
-_ONNX_TOLERANCE = 1e-4  # BatchNorm is folded into the convolutions
+ONNX_TOLERANCE = 1e-4  # BatchNorm is folded into the convolutions
 
 
 def calibrated_subnet(model: Supernet, arch: 'str | int | Arch', data: EvaluationData) -> nn.Module:
@@ -110,7 +110,7 @@ def export_onnx(net: nn.Module, path: Path, images: torch.Tensor) -> float:
             verbose=False,
         )
         difference = _onnx_difference(net, file, images)
-        if not difference <= _ONNX_TOLERANCE:
+        if not difference <= ONNX_TOLERANCE:
             raise CondnetError(f'the ONNX network differs from the original by {difference:.2g}; it was not kept')
         os.replace(file, path)
     return difference

@@ -120,10 +120,10 @@ class MeasuredLatency:
         net = timm.create_model(f'{self.space.name}_net', arch=arch, **kwargs)
         net.to(self.device).eval()
         image = torch.zeros(1, *self.input_size, device=self.device)
-        seconds = [self._time(net, image) for _ in range(_WARMUPS + _REPEATS)]
+        seconds = [self.time_once(net, image) for _ in range(_WARMUPS + _REPEATS)]
         return 1000 * statistics.median(seconds[_WARMUPS:])
 
-    def _time(self, net: torch.nn.Module, image: torch.Tensor) -> float:
+    def time_once(self, net: torch.nn.Module, image: torch.Tensor) -> float:
         started = time.perf_counter()
         net(image)
         if self.device.type == 'cuda':

@@ -11,7 +11,6 @@ import timm
 import torch
 from optuna.storages import BaseStorage, InMemoryStorage
 
-import condnet
 from condnet.benchmarks.registry import find_benchmark
 from condnet.benchmarks.tables import BenchmarkTable
 from condnet.checkpoints.loading import sha256
@@ -43,6 +42,7 @@ from condnet.spaces.base import Arch
 from condnet.utils.device import find_device, hardware_name
 from condnet.utils.files import check_folder_to_write
 from condnet.utils.settings import make_config
+from condnet.version import __version__
 
 _logger = logging.getLogger(__name__)
 
@@ -197,5 +197,5 @@ def search_identity(
         'calib_augment': config.calib_augment,
         'calib_momentum': config.calib_momentum,
         'amp_dtype': config.amp_dtype,
-        'condnet': condnet.__version__,
+        'condnet': __version__,
     }

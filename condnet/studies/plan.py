@@ -16,10 +16,11 @@ from condnet.choice import ChoiceBlock
 from condnet.errors import CondnetError
 from condnet.models import Supernet
 from condnet.plugins import import_modules
+from condnet.ranking.config import RankConfig
 from condnet.recipes import IMPORT, check_settings, find_study, read_recipe
 from condnet.studies.runner import Step
 from condnet.training.config import TrainConfig
-from condnet.utils.settings import SettingError, setting
+from condnet.utils.settings import SettingError
 
 _KEYS = ('recipe', 'seeds', 'split_epochs', 'stop_epochs', 'train', 'rank', 'variants', 'seconds_per_epoch',
          'seconds_per_ranking')  # fmt: skip
@@ -171,31 +172,13 @@ def _settings(source: str, content: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _flags(source: str, settings: dict[str, Any]) -> Iterator[str]:
     """Settings of a ranking as flags."""
-    config = _ranking_settings()
-    is_on = {field.name: field.default is True for field in dataclasses.fields(config)}  # by default
-    for key, value in check_settings(source, settings, config).items():
+    is_on = {field.name: field.default is True for field in dataclasses.fields(RankConfig)}  # by default
+    for key, value in check_settings(source, settings, RankConfig).items():
         flag = key.replace('_', '-')
         if isinstance(value, bool):
             yield from (f'--{flag}',) if value else (f'--no-{flag}',) if is_on[key] else ()
         else:
             yield from (f'--{flag}', *map(str, value if isinstance(value, list) else [value]))
-
-
-def _ranking_settings() -> type:
-    """The settings of a ranking as a dataclass, made from the flags for as long as these are not made from one."""
-    from condnet.cli.validate import make_parser
-
-    fields: list[tuple[str, Any, Any]] = []
-    for action in make_parser()._actions:
-        if action.dest in ('help', IMPORT):
-            continue
-        hint: Any = bool if action.nargs == 0 else action.type or str
-        if action.nargs == '*':
-            hint = tuple[hint, ...]
-        choices = () if action.nargs == 0 else tuple(map(str, action.choices or ()))
-        optional = hint if action.default is not None else hint | None
-        fields.append((action.dest, optional, setting(action.default, choices=choices)))
-    return dataclasses.make_dataclass('RankingSettings', fields)
 
 
 def _describe_model(source: str, config: TrainConfig) -> tuple[str, tuple[int, int]]:

@@ -28,7 +28,7 @@ from condnet.utils.files import write_file
 _logger = logging.getLogger(__name__)
 
 
-_POLL_SECONDS = 0.1
+POLL_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1
 LAUNCH = (sys.executable, '-m')  # what runs a module
 
@@ -150,15 +150,15 @@ def run_steps(steps: list[Step], output: Path, jobs: int) -> list[str]:
     failed: list[str] = []
     running: dict[subprocess.Popen, tuple[Step, float]] = {}
     is_gpu = any('cuda' in argument for step in waiting for argument in step.command)
-    with _killed_at_the_end(running), _shared_gpu(is_gpu and jobs > 1), _terminated_cleanly():
+    with _killed_at_the_end(running), shared_gpu(is_gpu and jobs > 1), _terminated_cleanly():
         while waiting or running:
             for step in [step for step in waiting if _is_ready(step, done)][: jobs - len(running)]:
                 waiting.remove(step)
                 _logger.info(f'{len(steps) - len(waiting)} of {len(steps)}: {step.name}')
-                running[_start(step, jobs)] = step, time.monotonic()
+                running[start_step(step, jobs)] = step, time.monotonic()
             if not running:
                 return failed + [step.name for step in waiting]
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
             for process in [process for process in running if process.poll() is not None]:
                 step, started = running.pop(process)
                 if process.returncode == 0:
@@ -177,7 +177,7 @@ def _is_ready(step: Step, done: set[str]) -> bool:
     return step.start is None or is_begun or step.start.is_file()
 
 
-def _start(step: Step, jobs: int) -> subprocess.Popen:
+def start_step(step: Step, jobs: int) -> subprocess.Popen:
     """Start a step as a process that does not outlive this one."""
     step.log.parent.mkdir(parents=True, exist_ok=True)
     environment = {'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONUNBUFFERED': '1', **os.environ}
@@ -229,7 +229,7 @@ def _terminated_cleanly() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _shared_gpu(is_needed: bool) -> Iterator[None]:
+def shared_gpu(is_needed: bool) -> Iterator[None]:
     """Run NVIDIA's MPS, which lets the kernels of several processes run at once, where it is there and not running."""
     program = shutil.which('nvidia-cuda-mps-control') if is_needed else None
     if program is None or 'CUDA_MPS_PIPE_DIRECTORY' in os.environ:

@@ -48,7 +48,7 @@ class Progress:
     summary: list[dict[str, Any]] = field(default_factory=list)
 
 
-class _Epoch:
+class Epoch:
     """An epoch that is being trained: keeps time, counts, and looks at the losses now and then.
 
     To look at a loss makes the CPU wait for a GPU. There it is not done after every step, but whenever it is done
@@ -125,7 +125,7 @@ def train_one_epoch(
         ConnectionError: If another process is lost.
     """
     step.task.train()
-    epoch = _Epoch(step, progress, config, len(batches))
+    epoch = Epoch(step, progress, config, len(batches))
     for input, target in _with_bar(batches, progress, step.group.is_first):
         epoch.train(input, target)
         epoch.follow_up(save)
