@@ -23,6 +23,7 @@ FLOORS = (
     ('spaces',),
     ('choice',),
     ('models',),
+    ('reports',),
     ('data',),
     ('checkpoints',),
     ('benchmarks',),

@@ -48,7 +48,7 @@ def ranking_metrics(predictions: ArrayLike, truth: ArrayLike) -> dict[str, float
     Raises:
         CondnetError: If the lengths differ, there are fewer than two rows, or a number is not finite.
     """
-    predictions, truth = _finite_vector('predictions', predictions), _finite_vector('truth', truth)
+    predictions, truth = finite_vector('predictions', predictions), finite_vector('truth', truth)
     if len(predictions) != len(truth):
         raise CondnetError(f'got {len(predictions)} predictions and {len(truth)} true values; expected one for each')
     if len(truth) < 2:
@@ -57,7 +57,7 @@ def ranking_metrics(predictions: ArrayLike, truth: ArrayLike) -> dict[str, float
     predictions, truth = predictions[order], truth[order]
 
     ranks = stats.rankdata(-truth, method='min')
-    tops = {num: _expected_top(predictions, truth, num) for num in TOP_SIZES}
+    tops = {num: expected_top(predictions, truth, num) for num in TOP_SIZES}
     near_best = truth >= np.sort(truth)[-BEST_BY_TRUTH:][0]
     return {
         **{f'top{num}': top for num, top in tops.items()},
@@ -96,12 +96,12 @@ def summarize(
     Raises:
         CondnetError: As `ranking_metrics` does.
     """
-    true_values = _finite_vector('truth', truth)
+    true_values = finite_vector('truth', truth)
     return {
-        'accuracy': ranking_metrics(_finite_vector('accuracy', accuracy), true_values),
-        'loss': ranking_metrics(-_finite_vector('loss', loss), true_values),
+        'accuracy': ranking_metrics(finite_vector('accuracy', accuracy), true_values),
+        'loss': ranking_metrics(-finite_vector('loss', loss), true_values),
         **{
-            name: ranking_metrics(_finite_vector(name, values), true_values)
+            name: ranking_metrics(finite_vector(name, values), true_values)
             for name, values in (('params', params), ('flops', flops))
             if values is not None
         },
@@ -137,7 +137,7 @@ def noise_ceiling(results: ArrayLike) -> float:
     return float(np.mean([stats.kendalltau(a, b).statistic for a, b in itertools.combinations(seeds, 2)]))
 
 
-def _finite_vector(name: str, values: ArrayLike) -> np.ndarray:
+def finite_vector(name: str, values: ArrayLike) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
         raise CondnetError(f'{name} has shape {array.shape}; expected one number per architecture')
@@ -169,7 +169,7 @@ def _split_at_ties(predictions: np.ndarray, num: int) -> tuple[int, int, int]:
     return sure, sure + int((predictions == last).sum()), num - sure
 
 
-def _expected_top(predictions: np.ndarray, truth: np.ndarray, num: int) -> float:
+def expected_top(predictions: np.ndarray, truth: np.ndarray, num: int) -> float:
     sure, end, picks = _split_at_ties(predictions, num)
     return float((truth[:sure].sum() + picks * truth[sure:end].mean()) / (sure + picks))
 

@@ -6,7 +6,7 @@ from condnet.spaces.costs import Cost
 from condnet.spaces.macro import MacroSpace
 from condnet.spaces.nb201 import NB201Space
 from condnet.spaces.notation import ARCH_HELP
-from condnet.spaces.registry import get_space, register_space
+from condnet.spaces.registry import get_space, known_spaces, register_space
 
 __all__ = [
     'ARCH_HELP',
@@ -16,5 +16,6 @@ __all__ = [
     'NB201Space',
     'SearchSpace',
     'get_space',
+    'known_spaces',
     'register_space',
 ]

@@ -212,6 +212,10 @@ class SearchSpace:
         """Official string of an architecture (given as to `parse`)."""
         return self.to_string(self.parse(arch))
 
+    def graph(self, arch: Arch) -> list[tuple[int, int, str]]:
+        """An architecture as it is drawn: edges from a node to a later one; by default a chain."""
+        return [(i, i + 1, self.operations[operation]) for i, operation in enumerate(arch)]
+
     def cost_table(self, dataset: str) -> tuple[Cost, Sequence[Mapping[int, Cost]]]:
         """Cost of what every architecture has, and of each operation at each decision (the benchmark's network).
 

@@ -49,6 +49,10 @@ class NB201Space(SearchSpace):
     def index(self, arch: Any) -> int:
         return _nats_bench_index()[super().index(arch)]
 
+    def graph(self, arch: Arch) -> list[tuple[int, int, str]]:
+        edges = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+        return [(*edge, self.operations[operation]) for edge, operation in zip(edges, arch, strict=True)]
+
     def cost_table(self, dataset: str) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
         return _nb201_cost_table(dataset)
 

@@ -54,3 +54,8 @@ def get_space(name: str, subset: str = 'full') -> SearchSpace:
         known = ', '.join(f'{n}/{s}' for n, s in SPACES)
         raise CondnetError(f'unknown search space {name}/{subset}; expected one of {known}')
     return SPACES[name, subset]
+
+
+def known_spaces() -> list[str]:
+    """Names of the registered search spaces."""
+    return list(dict.fromkeys(name for name, _ in SPACES))

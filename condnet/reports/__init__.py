@@ -1,0 +1,1 @@
+"""Seeing instead of reading: drawings of architectures, and pages of rankings and searches."""
