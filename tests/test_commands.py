@@ -96,8 +96,8 @@ def test_numbers_that_are_none(tiny_data, tmp_path, refuse):
     for name in ('eval-interval', 'workers', 'seed', 'recovery-interval'):
         assert refuse(train.main, *arguments, f'--{name}', '-1') == f'--{name} is -1, expected at least 0'
     assert 'and less than' in refuse(train.main, *arguments, '--seed', 2**63)
-    assert 'numbers of at least 1' in refuse(train.main, *arguments, '--input-size', '3', '0', '32')
-    assert 'numbers of at least 1' in refuse(train.main, *arguments, '--keep-epochs', '2', '-1')
+    assert 'expected at least 1' in refuse(train.main, *arguments, '--input-size', '3', '0', '32')
+    assert 'expected at least 1' in refuse(train.main, *arguments, '--keep-epochs', '2', '-1')
     ranking = ('--checkpoint', 'x', '--results-file', tmp_path / 'r.csv')
     assert '--memory is inf' in refuse(validate.main, *ranking, '--memory', 'inf')
     for value in ('²', '1' * 5000, '-1'):
