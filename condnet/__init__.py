@@ -12,7 +12,8 @@ from condnet.checkpoints.loading import load_model
 from condnet.choice import ChoiceBlock, split_supernet
 from condnet.errors import CondnetError
 from condnet.models import MacroNet, MacroSupernet, NB201Net, NB201Supernet, Supernet
-from condnet.models.pretrained import Tag, build_supernet, list_pretrained, register_tags
+from condnet.models.build import build_supernet
+from condnet.models.pretrained import Tag, list_pretrained, register_tags, where_pretrained
 from condnet.models.supernet import Step, checkpoint_filter_fn
 from condnet.plugins import load_entry_points
 from condnet.ranking.calibration import calibrate
@@ -70,6 +71,7 @@ __all__ = [
     'search',
     'split_supernet',
     'train',
+    'where_pretrained',
 ]
 
 

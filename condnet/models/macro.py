@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, create_model, generate_default_cfgs, register_model
+from timm.models import create_model, generate_default_cfgs, register_model
 from torch import nn
 
 from condnet.choice import ChoiceBlock
+from condnet.models.build import build_network, build_supernet
 from condnet.models.network import Network, base_cfg
-from condnet.models.pretrained import FEATURE_CFG, HUB_ORGANIZATION, Tag, build_supernet, register_tags
-from condnet.models.supernet import Step, Supernet, checkpoint_filter_fn
+from condnet.models.pretrained import HUB_ORGANIZATION, Tag, register_tags
+from condnet.models.supernet import Step, Supernet
 from condnet.spaces.base import Arch
 from condnet.spaces.macro import MACRO_BLOCKS, MACRO_LAYERS
 from condnet.spaces.registry import get_space
@@ -220,11 +221,4 @@ def macro_cond_supernet(pretrained: bool = False, **kwargs: Any) -> MacroSuperne
 @register_model
 def macro_net(pretrained: bool = False, **kwargs: Any) -> MacroNet:
     """NAS-Bench-Macro stand-alone network, see `MacroNet`."""
-    return build_model_with_cfg(
-        MacroNet,
-        'macro_net',
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(FEATURE_CFG),
-        **kwargs,
-    )
+    return build_network(MacroNet, 'macro_net', pretrained, **kwargs)

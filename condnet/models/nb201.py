@@ -10,15 +10,16 @@ Papers:
 from typing import Any, cast
 
 import torch
-from timm.models import build_model_with_cfg, create_model, generate_default_cfgs, register_model
+from timm.models import create_model, generate_default_cfgs, register_model
 from torch import nn
 
 from condnet.choice import ChoiceBlock
 from condnet.errors import CondnetError
+from condnet.models.build import build_network, build_supernet
 from condnet.models.nb201_cell import Cell, EdgeFactory, ReductionBlock, cell_steps, make_operation
 from condnet.models.network import Network, base_cfg
-from condnet.models.pretrained import FEATURE_CFG, HUB_ORGANIZATION, Tag, build_supernet, register_tags
-from condnet.models.supernet import Step, Supernet, check_switch, checkpoint_filter_fn
+from condnet.models.pretrained import HUB_ORGANIZATION, Tag, register_tags
+from condnet.models.supernet import Step, Supernet, check_switch
 from condnet.spaces.base import Arch
 from condnet.spaces.registry import get_space
 
@@ -205,11 +206,4 @@ def nb201_cond_supernet(pretrained: bool = False, **kwargs: Any) -> NB201Superne
 @register_model
 def nb201_net(pretrained: bool = False, **kwargs: Any) -> NB201Net:
     """NAS-Bench-201 stand-alone network, see `NB201Net`."""
-    return build_model_with_cfg(
-        NB201Net,
-        'nb201_net',
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg=dict(FEATURE_CFG),
-        **kwargs,
-    )
+    return build_network(NB201Net, 'nb201_net', pretrained, **kwargs)

@@ -5,9 +5,11 @@ from typing import Any, cast
 
 import torch
 from timm.layers import SelectAdaptivePool2d
-from timm.models import checkpoint_seq
+from timm.models import checkpoint, checkpoint_seq
+from timm.models._features import feature_take_indices
 from torch import nn
 from torch.fx import symbolic_trace
+from torch.nn import functional as F
 
 from condnet.errors import CondnetError
 
@@ -34,6 +36,7 @@ class Network(nn.Module):
         self.in_chans = in_chans
         self.num_features = self.head_hidden_size = num_features
         self.grad_checkpointing = False
+        self.drop_rate = 0.0  # of the classifier's inputs, in training
 
     def set_stages(self, stages: Sequence[nn.Module], channels: Sequence[int]) -> None:
         """Set the stages, and the channels of what each gives."""
@@ -94,9 +97,52 @@ class Network(nn.Module):
         x = checkpoint_seq(self.stages, x) if self.grad_checkpointing and self.training else self.stages(x)
         return self.final(x)
 
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        """What the stages give, as timm's models have it; of a super-network, those of what is active.
+
+        Args:
+            x: Images (B, in_chans, H, W).
+            indices: Of the stages: a number of last ones, or which; None for all.
+            norm: Whether the network's last BatchNorm and ReLU are applied to what the last stage gives, if it has
+                them there (nb201).
+            stop_early: Whether to leave out the stages after the last one that is asked for.
+            output_fmt: `NCHW`.
+            intermediates_only: Whether to leave out what `forward_features` gives.
+
+        Returns:
+            What `forward_features` gives (if `stop_early` has left out stages, what the last one that ran gives), and
+            by stage (B, C, H, W).
+
+        Raises:
+            CondnetError: If the images are not what the model takes, or the format is another.
+        """
+        check_images(self, (x,))
+        if output_fmt != 'NCHW':
+            raise CondnetError(f'output_fmt is {output_fmt!r}, expected NCHW')
+        taken, last = feature_take_indices(len(self.stages), indices)
+        x, intermediates, num_stages = self.stem(x), [], len(self.stages)
+        for index, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
+            x = checkpoint(stage, x) if self.grad_checkpointing and self.training else stage(x)
+            if index in taken:
+                is_normed = norm and index == num_stages - 1 and self.last_block == 'norm'
+                intermediates.append(self.final(x) if is_normed else x)
+        if intermediates_only:
+            return intermediates
+        return (x if stop_early and last < num_stages - 1 else self.final(x)), intermediates
+
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """(B, num_features, H, W) -> (B, num_classes), or (B, num_features) with `pre_logits`."""
         x = self.global_pool(x)
+        if self.drop_rate:
+            x = F.dropout(x, self.drop_rate, self.training)
         return x if pre_logits else self.head(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

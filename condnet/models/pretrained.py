@@ -2,36 +2,31 @@
 
 A folder holds `model.safetensors`, `config.json` and a card, and is named as the model with its tag. It is looked for
 in the directory that the environment variable `CONDNET_CHECKPOINTS` names, in `checkpoints/` of a source tree, in the
-package, and at last on the Hugging Face Hub. `register_tags` says which names there are.
+package, in `checkpoints/` of the working directory, and at last on the Hugging Face Hub. `register_tags` says which
+names there are.
 """
 
 import functools
 import hashlib
-import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO
 
 import timm
-from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError, safe_open
-from timm.models import build_model_with_cfg
-from torch import nn
 
 from condnet.errors import CondnetError, show
-from condnet.models.supernet import Supernet, checkpoint_filter_fn
+from condnet.models.fetch import fetch, hub_error
 from condnet.models.weights import state_dict_is_split
 from condnet.utils.filetypes import SAFETENSORS, describe_file
 
 CHECKPOINTS_VARIABLE = 'CONDNET_CHECKPOINTS'  # environment variable: a directory to look for folders in
 WEIGHTS_NAME, CONFIG_NAME, CARD_NAME = 'model.safetensors', 'config.json', 'README.md'
 HUB_ORGANIZATION = 'condnet'
-FEATURE_CFG = {'out_indices': (0, 1, 2), 'flatten_sequential': True}  # of timm's extractors of features: three stages
-Model = TypeVar('Model', bound=nn.Module)
-_SOURCES = ('url', 'file', 'state_dict', 'hf_hub_id')  # where timm can be told to take weights from
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -73,7 +68,25 @@ def find_tag(name: str) -> Tag | None:
 def list_pretrained() -> list[str]:
     """Names of the pretrained super-networks that there are, for `timm.create_model(name, pretrained=True)`."""
     known = [(name, tag) for name in timm.list_pretrained() if (tag := find_tag(name))]
-    return [name for name, tag in known if tag.sha256 or any(_local_folders(name))]
+    return [name for name, tag in known if tag.sha256 or any(local_folders(name))]
+
+
+def where_pretrained() -> dict[str, str]:
+    """Where each of `list_pretrained()` is to be had now: its folder, the page on the Hub, or `nowhere` and why.
+
+    The Hub is asked for those that are not on this machine, for less than two seconds in all.
+    """
+    names = list_pretrained()
+    with ThreadPoolExecutor(len(names) or 1) as threads:
+        return dict(zip(names, threads.map(_where, names), strict=True))
+
+
+def _where(name: str) -> str:
+    if local := next(local_folders(name), None):
+        return str(local)
+    if error := hub_error(repo := _repo_of(name), CONFIG_NAME):
+        return f'nowhere: not on this machine, and not on the Hub ({repo}: {type(error).__name__})'
+    return f'https://huggingface.co/{repo}'
 
 
 def is_supernet_name(name: str) -> bool:
@@ -97,43 +110,46 @@ def find_pretrained(name: str, cache_dir: str | Path | None = None) -> Path:
         CondnetError: If it is not to be had.
     """
     if name.startswith('hf-hub:'):
-        return _fetch(name.removeprefix('hf-hub:'), name, cache_dir)
-    local = next(_local_folders(name), None)
+        return fetch(name.removeprefix('hf-hub:'), (CONFIG_NAME, WEIGHTS_NAME), name, cache_dir)
+    local = next(local_folders(name), None)
     if local is not None:
         return local
     tag = find_tag(name)
     if tag is None or tag.sha256 is None:
-        raise CondnetError(f'no pretrained weights of {name} exist yet; {_how_to_train(name)}')
-    config = timm.get_pretrained_cfg(name)
-    folder = _fetch((config and config.hf_hub_id) or f'{HUB_ORGANIZATION}/{name}', name, cache_dir)
+        raise CondnetError(f'no pretrained weights of {name} exist yet; {_what_else(name)}')
+    folder = fetch(_repo_of(name), (CONFIG_NAME, WEIGHTS_NAME), name, cache_dir, f'; {_what_else(name)}')
     if file_sha256(folder / WEIGHTS_NAME) != tag.sha256:
         raise CondnetError(f'{folder / WEIGHTS_NAME} is not the file that this version of condnet knows as {name}; if '
                            'it is damaged, delete it and it is fetched again, else the Hub has another')  # fmt: skip
     return folder
 
 
-def _local_folders(name: str) -> Iterator[Path]:
+def local_folders(name: str) -> Iterator[Path]:
+    """Where a model with its tag is on this machine.
+
+    Raises:
+        CondnetError: If the environment variable does not name a directory.
+    """
     directory = os.environ.get(CHECKPOINTS_VARIABLE)
-    parents = [Path(directory)] if directory else []
-    if directory and not parents[0].is_dir():
+    named = [Path(directory)] if directory else []
+    if directory and not named[0].is_dir():
         raise CondnetError(f'{CHECKPOINTS_VARIABLE} names {directory}, which is no directory')
-    for parent in (*parents, PACKAGE.parent / 'checkpoints', PACKAGE / 'models' / 'weights'):
+    # The working directory may be a checkout from which the package was installed elsewhere.
+    for parent in (*named, PACKAGE.parent / 'checkpoints', PACKAGE / 'models' / 'weights', Path.cwd() / 'checkpoints'):
         if (parent / name / CONFIG_NAME).is_file():
             yield parent / name
 
 
-def _fetch(repo: str, name: str, cache_dir: str | Path | None) -> Path:
-    repo_id, _, revision = repo.partition('@')
-    try:
-        config, _ = [
-            hf_hub_download(repo_id, file, revision=revision or None, cache_dir=cache_dir)
-            for file in (CONFIG_NAME, WEIGHTS_NAME)
-        ]
-    except Exception as error:  # the Hub's client lets through what its HTTP library raises
-        reason = ' '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])
-        hint = '' if name.startswith('hf-hub:') else f'; if it is not published yet, {_how_to_train(name)}'
-        raise CondnetError(f'cannot get {name} from the Hub ({repo}: {reason}){hint}') from error
-    return Path(config).parent
+def _repo_of(name: str) -> str:
+    config = timm.get_pretrained_cfg(name)
+    return (config and config.hf_hub_id) or f'{HUB_ORGANIZATION}/{name}'
+
+
+def _what_else(name: str) -> str:
+    return (
+        f'give the path of its folder, checkpoints/{name} in a checkout of condnet (timm: local-dir:PATH), or set '
+        f'{CHECKPOINTS_VARIABLE} to the directory that it is in; or {_how_to_train(name)}'
+    )
 
 
 def _how_to_train(name: str) -> str:
@@ -259,85 +275,3 @@ def stream_sha256(stream: BinaryIO) -> str:
     for chunk in iter(lambda: stream.read(1 << 20), b''):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def build_supernet(model_cls: type[Model], variant: str, pretrained: bool, **kwargs: Any) -> Model:
-    """timm's `build_model_with_cfg`, and what a tag decides: constructor arguments, and which sub-network is active.
-
-    Args:
-        model_cls: The super-network.
-        variant: Name of the model; `register_tags` may have made pretrained weights known.
-        pretrained: Whether to load weights.
-        **kwargs: Constructor arguments, and those of `build_model_with_cfg`.
-
-    Raises:
-        CondnetError: If the weights are not to be had or damaged, or the arguments contradict the tag.
-    """
-    kwargs, found = _with_weights(variant, pretrained, kwargs)
-    kwargs.setdefault('feature_cfg', dict(FEATURE_CFG))
-    model = build_model_with_cfg(
-        model_cls,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        **kwargs,
-    )
-    if isinstance(model, model_cls):  # and no extractor of features
-        recorded = inspect.signature(model_cls).parameters.keys() - _NOT_RECORDED
-        arguments = {key: value for key, value in kwargs.items() if key in recorded}
-        model._model_args = {**arguments, **getattr(model, '_model_args', {})}  # type: ignore[assignment]
-        if found is not None:
-            cast(Supernet, model).set_calibrated_subnet(found.get('active_subnet'))
-    return model
-
-
-def _with_weights(variant: str, pretrained: bool, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """Arguments of a model with those of its tag and the file of its weights.
-
-    Returns:
-        The arguments, and those of the model in the folder that the weights come from; None if they come from none.
-    """
-    config = kwargs.get('pretrained_cfg') or ''
-    kwargs = {**kwargs, 'pretrained_cfg_overlay': dict(kwargs.get('pretrained_cfg_overlay') or {})}
-    if isinstance(config, str) and (config or pretrained):
-        return _with_tag(variant, config, pretrained, kwargs)
-    if not (pretrained and isinstance(config, dict) and config.get('source') in ('local-dir', 'hf-hub')):
-        return kwargs, None
-    if config['source'] == 'local-dir':
-        folder = Path(config['file'])
-    else:
-        folder = find_pretrained(f'hf-hub:{config["hf_hub_id"]}', kwargs.get('cache_dir'))
-    found = check_folder(folder, variant).get('model_args', {})
-    _check_split(f'{variant} in {folder}', found, kwargs)
-    return kwargs, found
-
-
-def _with_tag(variant: str, tag: str, pretrained: bool, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    """As `_with_weights`, of a tag; '' for the first one."""
-    tags = TAGS.get(variant, {})
-    if not tags:
-        raise CondnetError(f'{variant} has no pretrained weights; a folder of your own is loaded as local-dir:FOLDER')
-    tag = tag or next(iter(tags))
-    if tag not in tags:
-        raise CondnetError(f'{variant} has no tag {tag!r}, expected one of {", ".join(tags)}; a folder of your own '
-                           'is loaded as local-dir:FOLDER')  # fmt: skip
-    tag_args, overlay = tags[tag].args, kwargs['pretrained_cfg_overlay']
-    _check_split(f'{variant}.{tag}', tag_args, kwargs)
-    kwargs = {**tag_args, **kwargs, 'pretrained_cfg': tag}
-    if not pretrained or any(overlay.get(source) for source in _SOURCES):
-        return kwargs, None
-    folder = find_pretrained(f'{variant}.{tag}', kwargs.get('cache_dir'))
-    found = check_folder(folder, variant, tag_args.get('split', False)).get('model_args', {})
-    kwargs.setdefault('active_subnet', found.get('active_subnet'))
-    overlay['file'] = str(folder / WEIGHTS_NAME)
-    return kwargs, found
-
-
-def _check_split(name: str, weights: dict[str, Any], kwargs: dict[str, Any]) -> None:
-    """Refuse what nothing can do: to give weights of several contexts to a model of one."""
-    if weights.get('split') and not kwargs.get('split', True):
-        raise CondnetError(f'{name} is split; split=False needs the weights of an unsplit super-network')
-
-
-# Arguments that `config.json` says elsewhere; it must repeat all others, also those of a tag.
-_NOT_RECORDED = {'split', 'num_classes', 'in_chans', 'global_pool', 'active_subnet', 'device', 'dtype'}

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from condnet.choice import ChoiceBlock, Copies
 from condnet.errors import CondnetError
+from condnet.models.options import TimmOptions
 from condnet.models.statistics import MIXED, Statistics, warn_user
 from condnet.models.weights import active_state_dict, check_state_dict, expand_contexts, state_dict_is_split
 from condnet.spaces.base import Arch, SearchSpace
@@ -54,6 +55,7 @@ class Supernet(nn.Module):
     in_chans: int
     global_pool: SelectAdaptivePool2d
     pretrained_cfg: dict[str, Any]  # set by timm
+    timm_options = TimmOptions()
     statistics = Statistics()
     _has_warned: bool = False  # that they are not the active sub-network's
 
@@ -222,6 +224,8 @@ class Supernet(nn.Module):
         self.check_statistics()
         reference = next(self.parameters())
         net = self.make_standalone(cast(Arch, self.active_subnet), self._standalone_args())
+        self.timm_options.set_in(net)
+        net._model_args = {**getattr(net, '_model_args', {}), **self.timm_options.as_arguments()}  # type: ignore[assignment]
         net.to(device=reference.device, dtype=reference.dtype)
         active = {name: m.active for name, m in self.named_modules() if isinstance(m, ChoiceBlock)}
         net.load_state_dict(active_state_dict(self.state_dict(), active))
