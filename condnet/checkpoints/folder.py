@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -44,7 +44,7 @@ def save_model(
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         try:
             more = {'training': training or {}} | ({'data_fingerprint': fingerprint} if fingerprint else {})
-            save_for_hf(stored, temporary, more, safe_serialization=True)
+            save_for_hf(stored, temporary, _label_names(stored) | more, safe_serialization=True)
         except SafetensorError as error:  # its own even where the disk is full
             raise OSError(f'cannot write the weights to {folder}: {error}') from error
         weights, config = Path(temporary) / WEIGHTS_NAME, Path(temporary) / CONFIG_NAME
@@ -65,6 +65,12 @@ def _as_stored(model: nn.Module, half: bool, tag: str) -> nn.Module:
         model_args = {k: v for k, v in getattr(stored, '_model_args', {}).items() if k != 'active_subnet'}
         stored._model_args = {**model_args, **active}
     return stored
+
+
+def _label_names(stored: nn.Module) -> dict[str, Any]:
+    """Names of the classes, which timm keeps beside the `pretrained_cfg` in `config.json`."""
+    names = cast(dict[str, Any], stored.pretrained_cfg).pop('label_names', None)
+    return {'label_names': list(names)} if names and len(names) == stored.num_classes else {}
 
 
 def _replace(files: tuple[Path, ...], folder: Path) -> None:

@@ -1,6 +1,6 @@
 """The model of a checkpoint: of a training, of a folder, or by the name of a pretrained model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,7 @@ from condnet.checkpoints.training import (
     read_training_checkpoint,
     training_checkpoints,
 )
-from condnet.data import glyphs
+from condnet.data import CIFAR10_CLASSES, GLYPH_CLASSES, glyphs
 from condnet.errors import CondnetError
 from condnet.models.pretrained import (
     CONFIG_NAME,
@@ -30,6 +30,8 @@ from condnet.models.pretrained import (
 )
 from condnet.models.supernet import Supernet
 from condnet.models.weights import check_state_dict, state_dict_is_split
+
+_LABEL_NAMES = {'cifar10': CIFAR10_CLASSES, 'glyphs': GLYPH_CLASSES}
 
 
 def locate(checkpoint: str | Path) -> Path:
@@ -124,7 +126,7 @@ def _load_training_model(path: Path, checkpoint: dict[str, Any], use_ema: bool) 
     kwargs = {
         'num_classes': args.num_classes,
         'in_chans': args.input_size[0],
-        'pretrained_cfg_overlay': preprocessing(args.data_name, args.input_size),
+        'pretrained_cfg_overlay': preprocessing(args.data_name, args.input_size, vars(args)),
         **args.model_kwargs,
     }
     if state_dict_is_split(state_dict):
@@ -137,15 +139,25 @@ def _load_training_model(path: Path, checkpoint: dict[str, Any], use_ema: bool) 
     return model
 
 
-def preprocessing(data_name: str, input_size: Sequence[int]) -> dict[str, Any]:
-    """What a model's `pretrained_cfg` says of the images that it takes; where nothing is known, CIFAR-10's statistics.
+def preprocessing(
+    data_name: str, input_size: Sequence[int], settled: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a model's `pretrained_cfg` says of the images that it takes, and of their classes, as far as it is known.
+
+    Where nothing is known of their statistics, as in earlier versions, they are CIFAR-10's.
 
     Args:
         data_name: Data set that it is trained on.
         input_size: Channels, height and width of its images.
+        settled: What else is recorded of it: `num_classes`, and `mean`, `std`, `label_names` of other data sets.
     """
-    statistics = {'mean': glyphs.MEAN, 'std': glyphs.STD} if data_name == 'glyphs' else {}
-    return {'input_size': tuple(input_size), **statistics}
+    settled = settled or {}
+    known: dict[str, Any] = {'mean': glyphs.MEAN, 'std': glyphs.STD} if data_name == 'glyphs' else {}
+    known |= {name: tuple(settled[name]) for name in ('mean', 'std') if settled.get(name)}
+    names = settled.get('label_names') or _LABEL_NAMES.get(data_name, ())
+    if names and len(names) == settled.get('num_classes'):
+        known['label_names'] = tuple(names)
+    return {'input_size': tuple(input_size), **known}
 
 
 def _create_model(name: str, kwargs: dict[str, Any], path: str | Path) -> nn.Module:

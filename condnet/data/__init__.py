@@ -27,10 +27,12 @@ from condnet.data.splits import (
     subset_withheld,
     withheld_indices,
 )
+from condnet.data.statistics import channel_statistics
 from condnet.data.timm_data import (
     TimmLoader,
     choose_timm_images,
     create_timm_loader,
+    describe_timm_data,
     timm_images,
 )
 
@@ -47,9 +49,11 @@ __all__ = [
     'augment',
     'augmentation_of',
     'calibration_indices',
+    'channel_statistics',
     'check_size',
     'choose_timm_images',
     'create_timm_loader',
+    'describe_timm_data',
     'dataset_name',
     'epoch_generator',
     'fingerprint_of',

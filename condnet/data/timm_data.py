@@ -14,7 +14,10 @@ from torch.utils.data.distributed import DistributedSampler
 from condnet.data.images import Images
 from condnet.data.loader import Batch, epoch_generator
 from condnet.data.parts import check_parts, class_numbers, open_part
+from condnet.data.statistics import channel_statistics
 from condnet.errors import CondnetError
+
+_STATISTICS_IMAGES = 500  # of them mean and deviation are estimated, as a data set may be of any size
 
 
 class TimmLoader:
@@ -208,6 +211,43 @@ def timm_images(
     if len(data) < num:
         raise CondnetError(f'{dataset}, split {split!r}, has {len(data)} images, expected at least {num}; the flags '
                            'for calibration batches and --eval-images say how many')  # fmt: skip
+    return _draw(data, num)
+
+
+def describe_timm_data(
+    dataset: str, data_dir: str | Path, split: str, input_size: tuple[int, int, int], download: bool = False
+) -> dict[str, Any]:
+    """What a model's `pretrained_cfg` says of a data set: `mean` and `std` of some images, and `label_names`.
+
+    What cannot be told is left out. Arguments and errors are those of `timm_images`; `split` is that to train on.
+    """
+    loader = create_timm_loader(
+        dataset,
+        data_dir,
+        split,
+        input_size=input_size,
+        batch_size=1,
+        mean=(0.0,) * input_size[0],
+        std=(1.0,) * input_size[0],
+        train=False,
+        download=download,
+        train_split=split,
+    )
+    data, found = loader.loader.dataset, {}
+    numbers = class_numbers(data)
+    names = sorted(numbers, key=lambda name: numbers[name])
+    if [numbers[name] for name in names] == list(range(len(names))) and all(isinstance(name, str) for name in names):
+        found['label_names'] = names
+    # CIFAR-10 by any name keeps its published statistics.
+    if dataset.rpartition('/')[2].lower() != 'cifar10' and len(data) > 0:
+        images = _draw(data, min(len(data), _STATISTICS_IMAGES)).images
+        if images.shape[1] == input_size[0]:
+            found['mean'], found['std'] = map(list, channel_statistics(images))
+    return found
+
+
+def _draw(data: Any, num: int) -> Images:
+    """Images of a data set as its transforms give them, drawn with seed 0."""
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:num].tolist()
     with _seeded_transforms():
         pairs = [data[i] for i in chosen]

@@ -206,6 +206,7 @@ def _check_values(file: Path, config: dict[str, Any]) -> None:
         'input_size': _are_numbers(size, int) and len(size) == 3 and min(size) > 0,
         'mean': _are_numbers(source.get('mean', []), int, float),
         'std': _are_numbers(source.get('std', []), int, float),
+        'label_names': isinstance(config.get('label_names', []), list | dict),
     }
     for name, is_right in checks.items():
         if not is_right:

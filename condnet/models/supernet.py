@@ -234,7 +234,7 @@ class Supernet(nn.Module):
     def _standalone_args(self) -> dict[str, Any]:
         """Arguments of the stand-alone network that every space has; preprocessing is the super-network's."""
         config = getattr(self, 'pretrained_cfg', {})
-        overlay = {key: config[key] for key in ('input_size', 'mean', 'std') if key in config}
+        overlay = {key: config[key] for key in ('input_size', 'mean', 'std', 'label_names') if key in config}
         return {
             'num_classes': self.num_classes,
             'in_chans': self.in_chans,

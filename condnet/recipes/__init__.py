@@ -17,7 +17,9 @@ from condnet.utils.settings import Kind, kinds_of
 _FOLDER = Path(__file__).parent
 IMPORT = 'import'  # no setting: modules to import first, see `condnet.plugins`
 # What a training writes into its args.yaml beside the flags.
-_RECORDED = {'data_name', 'data_sha256', 'data_fingerprint', 'num_processes', 'hardware'}
+_RECORDED = {
+    'data_name', 'data_sha256', 'data_fingerprint', 'num_processes', 'hardware', 'mean', 'std', 'label_names'
+}  # fmt: skip
 _PLAIN_TAGS = {f'tag:yaml.org,2002:{kind}' for kind in ('str', 'int', 'float', 'bool', 'null', 'timestamp')}
 _BOOL, _NULL, _STR = (f'tag:yaml.org,2002:{kind}' for kind in ('bool', 'null', 'str'))
 

@@ -80,7 +80,7 @@ def _create_model(config: TrainConfig, settled: Settled) -> nn.Module:
             config.model,
             num_classes=settled.num_classes,
             in_chans=settled.input_size[0],
-            pretrained_cfg_overlay=preprocessing(settled.data_name or '', settled.input_size),
+            pretrained_cfg_overlay=preprocessing(settled.data_name or '', settled.input_size, vars(settled)),
             **kwargs,
         )
     except CondnetError:

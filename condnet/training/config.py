@@ -198,6 +198,9 @@ class Settled:
         data_fingerprint: Theirs, see `condnet.data.fingerprint`; None likewise.
         num_processes: Processes that train together.
         hardware: Name of the GPU or CPU.
+        mean: Means of the channels; None where the name of the data set says them, or nothing is known.
+        std: Standard deviations, likewise.
+        label_names: Names of the classes, likewise.
     """
 
     num_classes: int
@@ -207,11 +210,18 @@ class Settled:
     data_fingerprint: Any = None
     num_processes: int = 1
     hardware: str = ''
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    label_names: list[str] | None = None
+
+
+OF_OTHER_DATA = ('mean', 'std', 'label_names')  # recorded where they say something
 
 
 def recorded_args(config: TrainConfig, settled: Settled) -> argparse.Namespace:
     """Settings as a checkpoint and args.yaml hold them, with what is settled."""
-    args = _as_lists(vars(config) | vars(settled))
+    known = {name: value for name, value in vars(settled).items() if name not in OF_OTHER_DATA or value is not None}
+    args = _as_lists(vars(config) | known)
     return argparse.Namespace(config=args.pop('recipe'), **args)
 
 

@@ -9,10 +9,12 @@ from condnet.data import (
     InMemoryLoader,
     TimmLoader,
     augmentation_of,
+    channel_statistics,
     check_size,
     choose_timm_images,
     create_timm_loader,
     dataset_name,
+    describe_timm_data,
     fingerprint_of,
     withheld_indices,
 )
@@ -20,7 +22,7 @@ from condnet.data.sources import open_images
 from condnet.errors import CondnetError
 from condnet.ranking.calibration import CALIBRATION_BATCH_SIZE
 from condnet.ranking.evaluate import EvaluationData, choose_images, evaluation_data
-from condnet.training.config import Settled, TrainConfig
+from condnet.training.config import OF_OTHER_DATA, Settled, TrainConfig
 from condnet.utils.device import hardware_name
 from condnet.utils.distributed import Group
 
@@ -28,17 +30,26 @@ Batches = InMemoryLoader | TimmLoader
 _DEFAULT_EVAL_IMAGES = 1000  # withheld images for the check after an epoch
 
 
-def open_data(config: TrainConfig, device: torch.device, group: Group) -> tuple[Images | None, Settled]:
+def open_data(
+    config: TrainConfig, device: torch.device, group: Group, before: dict[str, Any] | None = None
+) -> tuple[Images | None, Settled]:
     """The training set in memory, or None for one that goes through timm, and what is settled by it.
+
+    Args:
+        config: Settings.
+        device: Where to train.
+        group: The processes that train together.
+        before: The checkpoint that the training goes on from, whose images are normalised as they were; None for none.
 
     Raises:
         CondnetError: If it is missing, or does not go with the number of classes or the size of the images.
     """
     images = open_images(config)
-    machine = {'num_processes': group.size, 'hardware': hardware_name(device)}
+    machine: dict[str, Any] = {'num_processes': group.size, 'hardware': hardware_name(device)}
     if images is None:
         size = config.input_size or (3, 32, 32)
-        return None, Settled(config.num_classes or 10, size, config.dataset, **machine)  # type: ignore[arg-type]
+        described = _describe(config, None, size, before)
+        return None, Settled(config.num_classes or 10, size, config.dataset, **machine, **described)
     num_classes, (channels, height, width) = len(images.classes), images.images.shape[1:]
     size, name = config.input_size or (channels, height, width), dataset_name(images)
     if config.num_classes is not None and config.num_classes < num_classes:
@@ -49,7 +60,23 @@ def open_data(config: TrainConfig, device: torch.device, group: Group) -> tuple[
     sha256 = None if is_drawn else images.sha256()
     check_size(images, size)
     fingerprint = None if is_drawn else fingerprint_of(images)
-    return images, Settled(config.num_classes or num_classes, size, name, sha256, fingerprint, **machine)  # type: ignore[arg-type]
+    machine |= _describe(config, images, size, before)
+    return images, Settled(config.num_classes or num_classes, size, name, sha256, fingerprint, **machine)
+
+
+def _describe(
+    config: TrainConfig, images: Images | None, size: tuple[int, int, int], before: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Statistics of the images that are trained on, and names of the classes, where no name of a data set says them."""
+    if before is not None:
+        return {name: value for name, value in vars(before['args']).items() if name in OF_OTHER_DATA}
+    if images is None:
+        where = config.dataset or '', config.data_dir or '', config.train_split
+        return describe_timm_data(*where, size, config.download)
+    if dataset_name(images) != 'other':
+        return {}
+    mean, std = channel_statistics(images.images, withheld_indices(images.targets)[0])
+    return {'mean': list(mean), 'std': list(std), 'label_names': list(images.classes)}
 
 
 def create_data(

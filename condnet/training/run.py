@@ -62,7 +62,7 @@ def train(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> TrainingRu
     group.from_first(lambda: check_output(config))
     path, checkpoint = group.from_first(lambda: find_checkpoint(config))
     with group.first_ahead(config.download):
-        images, settled = open_data(config, device, group)
+        images, settled = open_data(config, device, group, checkpoint)
         training = create_training(config, settled, device, group)
         progress = resume(training, checkpoint) if checkpoint else Progress()
         model = training.step.task.model
