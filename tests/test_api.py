@@ -98,6 +98,7 @@ def test_search_is_that_of_the_command(tmp_path, capsys):
     assert search_main([*call, str(tmp_path / 'command')]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line for line in printed if not line.startswith('  exported network')] == str(result).splitlines()
+    assert any(line.endswith('(import condnet before timm loads it as local-dir:.../network)') for line in printed)
     result.to_csv(tmp_path / 'architectures.csv')
     assert (tmp_path / 'architectures.csv').read_bytes() == (tmp_path / 'command/architectures.csv').read_bytes()
     exported = result.export(tmp_path / 'net')

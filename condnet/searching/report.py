@@ -123,7 +123,8 @@ def format_summary(summary: dict[str, Any]) -> str:
     ]
     if network:
         lines.append(f'  exported network: {network["params"]:,} parameters, {network["flops"]:,} FLOPs, accuracy '
-                     f'{network["accuracy"]:.2f}')  # fmt: skip
+                     f'{network["accuracy"]:.2f} (import condnet before timm loads it as '
+                     f'local-dir:.../{network["folder"]})')  # fmt: skip
     if truth and truth['accuracy'] is not None:
         lines.append(f'  truth: accuracy {truth["accuracy"]:.2f}')
         if 'rank' in truth:
