@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from timm.utils import setup_default_logging
 
 from condnet.errors import CondnetError
+from condnet.utils.interrupt import Interrupted, handled
 from condnet.utils.memory import keep_freed_memory
 from condnet.utils.settings import SettingError
 
@@ -21,16 +23,21 @@ def run(name: str, command: Callable[[], Any]) -> int:
     That is a `CondnetError`, a file or disk that does not serve, another process that is lost, and memory that is too
     small. Anything else is a fault of the program, and raised.
 
+    Ctrl-C and SIGTERM end it with one line as well, which says what is kept.
+
     Returns:
-        The exit status: 0, or 2 after an error.
+        The exit status: 0, or 2 after an error, or 128 and the number of the signal.
     """
     if not logging.getLogger().handlers:  # a caller's logging is left alone
         setup_default_logging()
         logging.getLogger('httpx').setLevel(logging.WARNING)  # the Hub's client reports every request
     keep_freed_memory()
     try:
-        command()
-        sys.stdout.flush()  # at exit it would be too late to say that it failed
+        with handled():
+            command()
+            sys.stdout.flush()  # at exit it would be too late to say that it failed
+    except KeyboardInterrupt as stop:
+        return _interrupted(name, stop if isinstance(stop, Interrupted) else Interrupted(signal.SIGINT))
     except (CondnetError, OSError, MemoryError, RuntimeError) as error:
         if not _is_the_users(error):
             raise
@@ -39,6 +46,24 @@ def run(name: str, command: Callable[[], Any]) -> int:
         _drop_output()
         return 2
     return 0
+
+
+# What is kept of a command that did not say so itself.
+_KEPT = {
+    'condnet-train': 'no checkpoint was written; the same command starts again',
+    'condnet-validate': 'what was evaluated is kept in --results-file; the same command goes on with it',
+    'condnet-search': 'what was evaluated is kept in --storage; the same command goes on with it',
+    'condnet-study': 'what is finished is kept, and the checkpoints of the rest; the same command goes on with it',
+}
+
+
+def _interrupted(name: str, stop: Interrupted) -> int:
+    """Say, in one line, what a signal has left; returns the exit status."""
+    if stop.kept is not None:
+        kept = stop.kept or _KEPT.get(name, 'nothing is left half-written; the same command does it again')
+        print(f'{name}: stopped by {signal.Signals(stop.number).name}: {kept}', file=sys.stderr)
+    _drop_output()
+    return 128 + stop.number
 
 
 _OF_FILES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EPIPE, errno.EMFILE, errno.ENFILE}

@@ -150,7 +150,7 @@ def run_steps(steps: list[Step], output: Path, jobs: int) -> list[str]:
     failed: list[str] = []
     running: dict[subprocess.Popen, tuple[Step, float]] = {}
     is_gpu = any('cuda' in argument for step in waiting for argument in step.command)
-    with _killed_at_the_end(running), shared_gpu(is_gpu and jobs > 1), _terminated_cleanly():
+    with _killed_at_the_end(running), shared_gpu(is_gpu and jobs > 1):
         while waiting or running:
             for step in [step for step in waiting if _is_ready(step, done)][: jobs - len(running)]:
                 waiting.remove(step)
@@ -212,20 +212,6 @@ def _killed_at_the_end(running: dict[subprocess.Popen, Any]) -> Iterator[None]:
             process.kill()
         for process in running:
             process.wait()
-
-
-@contextlib.contextmanager
-def _terminated_cleanly() -> Iterator[None]:
-    """Have SIGTERM unwind as Ctrl-C does, so that children end too, and the report is written."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

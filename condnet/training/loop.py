@@ -20,6 +20,8 @@ from condnet.spaces.base import Arch
 from condnet.training.config import TrainConfig
 from condnet.training.step import TrainingStep
 from condnet.training.task import SupernetTask
+from condnet.utils.distributed import Group
+from condnet.utils.interrupt import Interrupted, asked
 from condnet.utils.memory import peak_memory_mb
 
 _logger = logging.getLogger(__name__)
@@ -79,7 +81,10 @@ class Epoch:
         logs = is_last or (progress.batch - 1) % self.config.log_interval == 0
         interval = self.config.recovery_interval
         saves = not is_last and interval > 0 and progress.batch % interval == 0
-        if task.device.type == 'cpu' or logs or saves:
+        looks = task.device.type == 'cpu' or logs or saves
+        number = 0 if is_last else is_asked_to_stop(self.step.group, looks)
+        saves = saves or number > 0
+        if looks or saves:
             loss = self._look()
         if saves or is_last:
             self.step.average_statistics()  # before the check, which all processes then pass, or none
@@ -89,6 +94,8 @@ class Epoch:
             _logger.info(f'{where} loss {loss:.4f} {progress.images / progress.seconds:.0f} images/s')
         if saves:
             save(progress)
+        if number:
+            raise Interrupted(number)
         self.waiting_since = time.perf_counter()
 
     def _look(self) -> float:
@@ -98,6 +105,21 @@ class Epoch:
         self.losses.clear()
         self.progress.loss, self.progress.seconds = float(self.total), time.perf_counter() - self.started
         return last
+
+
+def is_asked_to_stop(group: Group, is_time: bool = True) -> int:
+    """The signal, see `condnet.utils.interrupt`, that has come to a process of the training; 0 for none.
+
+    Args:
+        group: The processes; all of them stop after the same step.
+        is_time: Whether several processes may ask each other now; one alone always knows.
+
+    Raises:
+        ConnectionError: If another process is lost.
+    """
+    if group.size == 1:
+        return asked()
+    return group.largest(asked()) if is_time else 0
 
 
 def train_one_epoch(
@@ -122,6 +144,7 @@ def train_one_epoch(
 
     Raises:
         FloatingPointError: If the loss is not finite, or the weights when they are to be saved.
+        Interrupted: If a signal has come, after a step; a checkpoint is saved then.
         ConnectionError: If another process is lost.
     """
     step.task.train()

@@ -101,8 +101,7 @@ class Recorder:
     def _open(
         self, folder: Path, resumed: Path | None, checkpoint: dict[str, Any] | None, held: contextlib.ExitStack
     ) -> None:
-        resume = self.training.config.resume
-        continues = resume and any(_is_same(resume, path) for path in (folder, folder / LAST))
+        continues = self._continues()
         if training_checkpoints(folder) and not continues:
             raise CondnetError(
                 f'{folder} holds a training; continue it with --resume {folder}, or choose another --output'
@@ -120,6 +119,13 @@ class Recorder:
         args = vars(recorded_args(self.training.config, self.training.settled))
         del args['data_fingerprint']  # it is for no reader
         write_file(folder / 'args.yaml', yaml.safe_dump(args).encode())
+
+    def _continues(self) -> bool:
+        """Whether the training goes on with one of its own folder."""
+        resume, folder = self.training.config.resume, self.folder
+        if resume is None or folder is None:
+            return False
+        return any(_is_same(resume, path) for path in (folder, folder / LAST))
 
     def start(self, progress: Progress) -> None:
         """Write again what the checkpoint implies that the training goes on from.
@@ -139,13 +145,17 @@ class Recorder:
         if (folder := self.folder) is not None:
             self.group.from_first(lambda: self._save(folder, progress))
 
-    def end_epoch(self, progress: Progress) -> None:
+    def end_epoch(self, progress: Progress, stops: bool = False) -> None:
         """Write a checkpoint, and what it implies, if it is due after an epoch.
+
+        Args:
+            progress: How far the training is.
+            stops: Whether it stops here, and one is due in any case.
 
         Raises:
             OSError: If the one before could not be written, or another process is lost.
         """
-        if (folder := self.folder) is not None and self._is_due(progress.epoch):
+        if (folder := self.folder) is not None and (stops or self._is_due(progress.epoch)):
             self.group.from_first(lambda: self._save(folder, progress, self._tables(folder, progress)))
 
     def _is_due(self, epochs: int) -> bool:
@@ -189,6 +199,16 @@ class Recorder:
             OSError: If it could not be, or another process is lost.
         """
         self.group.from_first(self.background.wait)
+
+    def what_is_kept(self) -> str | None:
+        """After a signal: the last checkpoint, and how to go on; nothing in the processes that do not write."""
+        self.background.end()
+        if not self.group.is_first:
+            return None
+        if self.folder is None or not (self.folder / LAST).exists():
+            return 'no checkpoint was written; the same command starts again'
+        same = 'the same command' if self._continues() else f'the same command with --resume {self.folder}'
+        return f'{self.folder / LAST} is kept; {same} goes on'
 
     def what_is_left(self) -> str:
         """After a failure: the last good checkpoint."""

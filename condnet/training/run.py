@@ -19,11 +19,12 @@ from condnet.ranking.evaluate import EvaluationData
 from condnet.training.build import Training, create_training
 from condnet.training.config import TrainConfig
 from condnet.training.data import Batches, create_data, open_data
-from condnet.training.loop import Progress, evaluate_fixed_archs, train_one_epoch
+from condnet.training.loop import Progress, evaluate_fixed_archs, is_asked_to_stop, train_one_epoch
 from condnet.training.output import Recorder, check_output, find_checkpoint
 from condnet.training.resume import resume
 from condnet.training.step import TrainingStep, compile_model
 from condnet.utils.distributed import join_group
+from condnet.utils.interrupt import Interrupted, deferred
 
 _logger = logging.getLogger(__name__)
 _EVAL_METRICS = ('loss', 'accuracy', 'seconds')
@@ -57,6 +58,7 @@ def train(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> TrainingRu
     Raises:
         CondnetError: If settings, data and checkpoint do not fit together, and then nothing is written; or if training
             cannot go on, because it has diverged or the disk is full.
+        Interrupted: If a command is stopped by a signal, see `condnet.utils.interrupt`; a checkpoint is written before.
     """
     group, device = join_group(config.device)
     group.from_first(lambda: check_output(config))
@@ -71,8 +73,13 @@ def train(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> TrainingRu
     with contextlib.ExitStack() as held:
         recorder.open(path, checkpoint, held)
         try:
-            progress = train_epochs(training, data, progress, recorder, callbacks)
+            with deferred():
+                progress = train_epochs(training, data, progress, recorder, callbacks)
             recorder.finish()
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, Interrupted):
+                stop.kept = recorder.what_is_kept()
+            raise
         except (FloatingPointError, OSError) as error:
             raise CondnetError(f'{error}; {recorder.what_is_left()}') from error
     group.leave()
@@ -106,15 +113,19 @@ def train_epochs(
     """
     config, step = training.config, training.step
     recorder.start(progress)
-    for epoch in range(progress.epoch, min(config.epochs, config.stop_epoch or config.epochs)):
+    last = min(config.epochs, config.stop_epoch or config.epochs)
+    for epoch in range(progress.epoch, last):
         if 0 < epoch == config.split_epoch and not step.task.get_task_state()['split']:
             split(step, config)
         row = train_epoch(training, data, progress, recorder)
         progress = Progress(epoch + 1, summary=[*progress.summary, row])
-        recorder.end_epoch(progress)
+        number = is_asked_to_stop(step.group) if epoch + 1 < last else 0
+        recorder.end_epoch(progress, stops=number > 0)
         _logger.info(f'epoch {epoch} done: {json.dumps(row)}')
         for callback in callbacks if step.group.is_first else ():
             callback(dict(row))
+        if number:
+            raise Interrupted(number)
     model, counts = step.task.model, step.task.counts_since_split
     if isinstance(model, Supernet):
         if warning := describe_untrained(model.space, None, untrained_choices(model, counts)):

@@ -66,6 +66,20 @@ class Group:
         buffers = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var)]
         self.average(buffer for buffer in buffers if buffer is not None)
 
+    def largest(self, value: int) -> int:
+        """The largest of the values that the processes have.
+
+        Raises:
+            ConnectionError: If a process is lost.
+        """
+        if self.size == 1:
+            return value
+        device = 'cpu' if distributed.get_backend() == 'gloo' else 'cuda'
+        found = torch.tensor(value, device=device)
+        with in_contact('training', _communication_errors()):
+            distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        return int(found)
+
     def from_first(self, make: Callable[[], _Value]) -> _Value:
         """Let the first process do something.
 
