@@ -180,7 +180,7 @@ def test_recipes_are_valid(name):
         (['--model', 'nb202_cond_supernet'], 'cannot build the model'),
         (['--model-kwargs', 'space=no_conv'], 'unknown search space'),
         (['--model-kwargs', 'wat=1'], 'cannot build the model'),
-        (['--model-kwargs', 'split=True'], 'use --split-epoch'),
+        (['--model-kwargs', 'split=True'], 'is split from the start: use --split-epoch 0'),
         (['--model', 'nb201_net'], '--split-epoch needs a super-network'),
         (['-c', 'nothing'], 'no recipe'),
         (['--data-dir', 'nowhere'], 'nowhere'),

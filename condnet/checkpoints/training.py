@@ -22,6 +22,8 @@ _logger = logging.getLogger(__name__)
 SCHEDULE_FLAGS = ('decay_epochs', 'decay_milestones', 'decay_rate', 'patience_epochs')  # None unless given
 # Settings that are recorded with a model where they differ from these.
 USUAL = {
+    'pretrained': False,
+    'initial_checkpoint': None,
     'sampling': 'uniform',
     'operation_weights': None,
     'share_momentum': False,

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -14,6 +15,7 @@ from condnet.errors import CondnetError
 from condnet.models import Supernet
 from condnet.training.checks import check_model
 from condnet.training.config import Settled, TrainConfig
+from condnet.training.initial import load_initial_weights
 from condnet.training.optimization import create_optimizer, create_scheduler, takes_momentum
 from condnet.training.step import TrainingStep, compile_model
 from condnet.training.task import SupernetTask
@@ -40,9 +42,20 @@ class Training:
 
 
 def create_training(
-    config: TrainConfig, settled: Settled, device: torch.device, group: Group | None = None
+    config: TrainConfig,
+    settled: Settled,
+    device: torch.device,
+    group: Group | None = None,
+    checkpoint: dict[str, Any] | None = None,
 ) -> Training:
     """A training as it is before its first step.
+
+    Args:
+        config: Its settings.
+        settled: What data and machine have settled.
+        device: Where it is.
+        group: The processes that train together.
+        checkpoint: What it will go on from. It has the weights, so that those to begin with are not looked for.
 
     Raises:
         CondnetError: If the model cannot be built, or does not go with a setting.
@@ -50,6 +63,13 @@ def create_training(
     group = group or Group()
     torch.manual_seed(config.seed)
     model = _create_model(config, settled)
+    if checkpoint is None:
+        load_initial_weights(model, config)
+    elif isinstance(model, Supernet) and has_begun_split(checkpoint):
+        model.split()
+    if config.split_epoch and isinstance(model, Supernet) and model.is_split:
+        raise CondnetError(f'--split-epoch is {config.split_epoch}, and {config.model} is split from the start: use '
+                           '--split-epoch 0')  # fmt: skip
     if config.sync_bn:
         if device.type != 'cuda' or group.size == 1:
             raise CondnetError('--sync-bn needs several processes with a GPU each (torchrun, --device cuda)')
@@ -71,25 +91,25 @@ def create_training(
     return Training(config, settled, step, scheduler)
 
 
+def has_begun_split(checkpoint: dict[str, Any]) -> bool:
+    """Whether the training of a checkpoint has trained a super-network that was split from the start."""
+    return bool(checkpoint['task_state']['split'] and not checkpoint['args'].split_epoch)
+
+
 def _create_model(config: TrainConfig, settled: Settled) -> nn.Module:
-    kwargs = dict(config.model_kwargs)
-    if kwargs.pop('split', False):
-        raise CondnetError('a training starts unsplit; use --split-epoch instead of the model argument split')
     try:
         model = timm.create_model(
             config.model,
             num_classes=settled.num_classes,
             in_chans=settled.input_size[0],
             pretrained_cfg_overlay=preprocessing(settled.data_name or '', settled.input_size, vars(settled)),
-            **kwargs,
+            **config.model_kwargs,
         )
     except CondnetError:
         raise
     except Exception as error:  # unknown model, unknown argument, or whatever a constructor stumbles over in one
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CondnetError(f'cannot build the model {config.model!r}: {reason}') from error
-    if isinstance(model, Supernet) and model.is_split:
-        raise CondnetError(f'a training starts unsplit, and {config.model} is split already')
     if config.split_epoch and not isinstance(model, Supernet):
         raise CondnetError(f'--split-epoch needs a super-network, {config.model} is none')
     return model

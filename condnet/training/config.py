@@ -54,6 +54,13 @@ class TrainConfig:
     model_kwargs: dict[str, Any] = setting(
         {}, 'space=no_zero, arch=... (as --archs of condnet-validate), ...', group=_MODEL
     )
+    pretrained: bool = setting(False, 'begin with the published weights of the model', group=_MODEL)
+    initial_checkpoint: str | None = setting(
+        None,
+        'begin with these weights: a checkpoint, a folder of a model, or the name of a pretrained one',
+        group=_MODEL,
+        metavar='PATH',
+    )
     channels_last: bool = setting(True, 'memory layout', group=_MODEL)
     device: str = setting('cpu', 'device to train on; cuda: under torchrun a GPU per process', group=_MODEL)
     amp: bool = setting(False, 'mixed precision', group=_MODEL)
@@ -150,6 +157,8 @@ class TrainConfig:
             if not 0 <= getattr(self, name) <= last:
                 of = f'of {self.epochs} epoch{"s" if self.epochs > 1 else ""}'
                 raise SettingError(name, f'is {getattr(self, name)}, expected 1..{last} {of}, or 0 for never')
+        if self.pretrained and self.initial_checkpoint:
+            raise SettingError('pretrained', 'does not go with --initial-checkpoint: a training begins with one')
         self._check_schedule()
 
     def _check_schedule(self) -> None:

@@ -13,7 +13,8 @@ from condnet.training.optimization import load_schedule_state
 from condnet.training.step import compile_model
 
 # What must be the same for a resumed training to be the one that was interrupted.
-_SAME = ('model', 'model_kwargs', 'num_classes', 'input_size', 'data_name', 'data_sha256', 'epochs',
+_SAME = ('model', 'model_kwargs', 'pretrained', 'initial_checkpoint',
+         'num_classes', 'input_size', 'data_name', 'data_sha256', 'epochs',
           'batch_size', 'seed', 'opt', 'lr', 'min_lr', 'sched', 'momentum',
          'weight_decay', 'model_ema', 'model_ema_decay', 'channels_last', 'amp', 'amp_dtype', 'sampling',
          'operation_weights', 'share_momentum', 'update_unsampled', *SCHEDULE_FLAGS)  # fmt: skip
@@ -31,7 +32,7 @@ def resume(training: Training, checkpoint: dict[str, Any]) -> Progress:
     """
     config, step, task = training.config, training.step, training.step.task
     progress, is_split = check_resumable(checkpoint, config, training.settled)
-    if is_split:
+    if is_split and not task.model.is_split:
         task.split(step.optimizer)
         if config.torchcompile:
             compile_model(task.model)

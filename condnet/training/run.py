@@ -65,7 +65,7 @@ def train(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> TrainingRu
     path, checkpoint = group.from_first(lambda: find_checkpoint(config))
     with group.first_ahead(config.download):
         images, settled = open_data(config, device, group, checkpoint)
-        training = create_training(config, settled, device, group)
+        training = create_training(config, settled, device, group, checkpoint)
         progress = resume(training, checkpoint) if checkpoint else Progress()
         model = training.step.task.model
         data = create_data(config, settled, images, model.pretrained_cfg, device, group)
