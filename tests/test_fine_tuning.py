@@ -92,8 +92,17 @@ def test_the_winner_of_a_search(split_run, tiny_data, tmp_path, monkeypatch):
     arguments[place : place + 1] = ['arch=(3,2,3,1,3,2)', 'affine=False', 'linear_skip=True']
     model = weights_before(arguments, monkeypatch)
     assert differences(dict(model.state_dict()), dict(winner.state_dict())) == []
-    by_name = ['--data-dir', str(tiny_data), '--output', str(tmp_path / 'other'), '--eval-interval', '0', '--pretrained',
-               '--model', f'local-dir:{tmp_path / "winner"}', '--batch-size', '64', '--epochs', '1']  # fmt: skip
+    more = (
+        '--epochs',
+        '1',
+        '--batch-size',
+        '64',
+        '--eval-interval',
+        '0',
+        '--model',
+        f'local-dir:{tmp_path / "winner"}',
+    )
+    by_name = ['--data-dir', str(tiny_data), '--output', str(tmp_path / 'other'), '--pretrained', *more]
     assert differences(dict(weights_before(by_name, monkeypatch).state_dict()), dict(winner.state_dict())) == []
     assert main(by_name) == 0
     assert load_model(tmp_path / 'other' / LAST).arch == winner.arch

@@ -20,6 +20,23 @@ _logger = logging.getLogger(__name__)
 
 
 SCHEDULE_FLAGS = ('decay_epochs', 'decay_milestones', 'decay_rate', 'patience_epochs')  # None unless given
+TIMM_FLAGS: dict[str, Any] = {  # timm's settings that do nothing unless they are set, and their defaults
+    'clip_grad': None,
+    'clip_mode': 'norm',
+    'opt_betas': None,
+    'opt_eps': None,
+    'warmup_epochs': 0,
+    'warmup_lr': 1e-5,
+    'cooldown_epochs': 0,
+    'drop': 0.0,
+    'smoothing': 0.0,
+    'mixup': 0.0,
+    'cutmix': 0.0,
+    'mixup_prob': 1.0,
+    'mixup_switch_prob': 0.5,
+    'mixup_mode': 'batch',
+    'mixup_off_epoch': 0,
+}
 # Settings that are recorded with a model where they differ from these.
 USUAL = {
     'pretrained': False,
@@ -34,6 +51,7 @@ USUAL = {
     'num_processes': 1,
     'sync_bn': False,
     **dict.fromkeys(SCHEDULE_FLAGS),
+    **TIMM_FLAGS,
 }
 _DESCRIBED = (  # settings that are always recorded with a model
     'data_name',

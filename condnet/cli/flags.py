@@ -76,6 +76,16 @@ def check_numbers(args: argparse.Namespace, least: float, *names: str, below: fl
             raise CondnetError(f'--{name.replace("_", "-")} is {value}, expected at least {least:g}{more}')
 
 
+class ShowDefaults(argparse.HelpFormatter):
+    """Shows the default of a flag that has one and does not say it itself; that of a recipe, if one is named."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        is_nothing = action.default in (None, False, argparse.SUPPRESS) or action.default in ((), {}, [])
+        if is_nothing or 'default:' in (action.help or ''):
+            return action.help
+        return f'{action.help or ""} (default: %(default)s)'.strip()
+
+
 def add_flags(parser: argparse.ArgumentParser, config: type, omit: Collection[str] = ()) -> None:
     """Add a flag for each setting of a dataclass, see `condnet.utils.settings`, in groups with their headings.
 
@@ -84,6 +94,7 @@ def add_flags(parser: argparse.ArgumentParser, config: type, omit: Collection[st
         config: The settings.
         omit: Names of those that get no flag.
     """
+    parser.formatter_class = ShowDefaults
     groups: dict[str, argparse._ArgumentGroup] = {}
     kinds = kinds_of(config)
     for field in dataclasses.fields(config):
@@ -100,7 +111,7 @@ def _flag(field: 'dataclasses.Field[Any]', kind: Kind) -> dict[str, Any]:
     """How argparse is told of a setting."""
     made = field.default_factory
     default = made() if made is not dataclasses.MISSING else field.default
-    flag: dict[str, Any] = {'default': default, 'help': field.metadata.get('help')}
+    flag: dict[str, Any] = {'default': default, 'help': field.metadata.get('help') or ''}
     if kind.type is dict:
         return flag | {'nargs': '*', 'action': ModelKwargs}
     if kind.type is bool:

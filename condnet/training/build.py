@@ -7,6 +7,7 @@ from typing import Any
 import timm
 import torch
 from timm.layers import convert_sync_batchnorm
+from timm.loss import create_classification_loss
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
@@ -16,6 +17,7 @@ from condnet.models import Supernet
 from condnet.training.checks import check_model
 from condnet.training.config import Settled, TrainConfig
 from condnet.training.initial import load_initial_weights
+from condnet.training.mixing import Mixing
 from condnet.training.optimization import create_optimizer, create_scheduler, takes_momentum
 from condnet.training.step import TrainingStep, compile_model
 from condnet.training.task import SupernetTask
@@ -76,7 +78,7 @@ def create_training(
         model = convert_sync_batchnorm(model)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     model.to(device).to(memory_format=memory_format)
-    task = SupernetTask(model, config.seed, config.sampling, config.share_momentum, config.operation_weights)
+    task = _create_task(model, config)
     optimizer = create_optimizer(model, config)
     if config.momentum != TrainConfig.momentum and not takes_momentum(config.opt):
         _logger.warning(f'--momentum does nothing with --opt {config.opt}')
@@ -84,11 +86,22 @@ def create_training(
     if config.model_ema:
         task.setup_ema(decay=config.model_ema_decay)
     amp_dtype = getattr(torch, config.amp_dtype) if config.amp else None
-    step = TrainingStep(task, optimizer, group, config.grad_accum_steps, amp_dtype, config.update_unsampled)
+    clip = None if config.clip_grad is None else (config.clip_grad, config.clip_mode)
+    mixing = Mixing(config, settled.num_classes, group.rank) if config.mixes else None
+    step = TrainingStep(
+        task, optimizer, group, config.grad_accum_steps, amp_dtype, config.update_unsampled, clip, mixing
+    )
     check_model(step, config, settled)
     if config.torchcompile:
         compile_model(model)
     return Training(config, settled, step, scheduler)
+
+
+def _create_task(model: nn.Module, config: TrainConfig) -> SupernetTask:
+    criterion = None
+    if config.smoothing or config.mixes:  # mixing smooths labels itself
+        criterion = create_classification_loss(smoothing=config.smoothing, soft_targets=config.mixes)
+    return SupernetTask(model, config.seed, config.sampling, config.share_momentum, config.operation_weights, criterion)
 
 
 def has_begun_split(checkpoint: dict[str, Any]) -> bool:
@@ -97,13 +110,14 @@ def has_begun_split(checkpoint: dict[str, Any]) -> bool:
 
 
 def _create_model(config: TrainConfig, settled: Settled) -> nn.Module:
+    kwargs: dict[str, Any] = ({'drop_rate': config.drop} if config.drop else {}) | config.model_kwargs
     try:
         model = timm.create_model(
             config.model,
             num_classes=settled.num_classes,
             in_chans=settled.input_size[0],
             pretrained_cfg_overlay=preprocessing(settled.data_name or '', settled.input_size, vars(settled)),
-            **config.model_kwargs,
+            **kwargs,
         )
     except CondnetError:
         raise

@@ -23,7 +23,8 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
     'constant': (),
     'none': (),
 }
-_MODEL, _METHOD, _SCHEDULE, _OPTIMIZER = 'model', 'method', 'schedule', 'optimizer'
+_DATA, _MODEL, _METHOD, _SCHEDULE = 'dataset', 'model', 'method', 'training'
+_OPTIMIZER, _RATE, _REGULARIZATION = 'optimizer', 'learning rate schedule', 'augmentation and regularization'
 _VALIDATION = 'validation during training, of a fixed sample of architectures'
 _MOST = 2**31  # of sizes and epochs
 
@@ -37,17 +38,19 @@ class TrainConfig:
     """
 
     recipe: str | None = None  # where the others come from; it is no setting itself
-    data_dir: str | None = setting(None, 'directory with CIFAR-10, or with another data set; glyphs needs none')
-    download: bool = setting(False, 'download CIFAR-10 into --data-dir if it is not there')
-    dataset: str | None = setting(None, "glyphs, or a data set by timm's name for it; default: small images in "
-                                  '--data-dir, kept in memory')  # fmt: skip
-    train_split: str = setting('train', 'with --dataset: the part to train on')
-    val_split: str = setting('validation', 'with --dataset: the part to validate on')
-    num_classes: int | None = setting(None, 'default: those of the data; with --dataset 10', least=1)
-    input_size: tuple[int, int, int] | None = setting(
-        None, 'default: that of the data; with --dataset 3 32 32', least=1, below=_MOST
+    data_dir: str | None = setting(
+        None, 'directory with CIFAR-10, or with another data set; glyphs needs none', group=_DATA
     )
-    workers: int = setting(1, 'with --dataset: processes that load it', least=0)
+    download: bool = setting(False, 'download CIFAR-10 into --data-dir if it is not there', group=_DATA)
+    dataset: str | None = setting(None, "glyphs, or a data set by timm's name for it; default: small images in "
+                                  '--data-dir, kept in memory', group=_DATA)  # fmt: skip
+    train_split: str = setting('train', 'with --dataset: the part to train on', group=_DATA)
+    val_split: str = setting('validation', 'with --dataset: the part to validate on', group=_DATA)
+    num_classes: int | None = setting(None, 'default: those of the data; with --dataset 10', least=1, group=_DATA)
+    input_size: tuple[int, int, int] | None = setting(
+        None, 'default: that of the data; with --dataset 3 32 32', least=1, below=_MOST, group=_DATA
+    )
+    workers: int = setting(1, 'with --dataset: processes that load it', least=0, group=_DATA)
     output: str | None = setting(None, 'directory of checkpoints and summary.csv')
 
     model: str = setting('nb201_cond_supernet', 'name of a timm model', group=_MODEL)
@@ -120,28 +123,52 @@ class TrainConfig:
     seed: int = setting(0, 'seed of weights, architectures, data order, augmentation', group=_SCHEDULE, least=0)
 
     opt: str = setting('momentum', "timm optimizer (timm's 'sgd' is Nesterov, 'momentum' is not)", group=_OPTIMIZER)
-    lr: float = setting(0.025, group=_OPTIMIZER, least=0)
-    min_lr: float = setting(1e-5, group=_OPTIMIZER, least=0)
+    lr: float = setting(0.025, 'learning rate', group=_RATE, least=0)
+    min_lr: float = setting(1e-5, 'the lowest that it comes down to', group=_RATE, least=0)
     sched: str = setting(
         'cosine',
         f'{", ".join(SCHEDULES)}: as in timm, stepped once per epoch; plateau after every validation, by its loss, or '
         'with --eval-interval 0 by the training loss',
-        group=_OPTIMIZER,
+        group=_RATE,
     )
     decay_epochs: float | None = setting(None, 'step: epochs between two changes (default: 90); wsd: the last epochs, '
-                                         'or a share of all (default: 0.2)', group=_OPTIMIZER)  # fmt: skip
+                                         'or a share of all (default: 0.2)', group=_RATE)  # fmt: skip
     decay_milestones: tuple[int, ...] | None = setting(None, 'multistep: the first epochs with another rate, counted '
-                                                       'from 1 (default: 90 180 270)', group=_OPTIMIZER)  # fmt: skip
+                                                       'from 1 (default: 90 180 270)', group=_RATE)  # fmt: skip
     decay_rate: float | None = setting(
-        None, 'step, multistep, plateau: factor; poly: power (default: 0.1)', group=_OPTIMIZER
+        None, 'step, multistep, plateau: factor; poly: power (default: 0.1)', group=_RATE
     )
-    patience_epochs: int | None = setting(
-        None, 'plateau: validations without a lower loss (default: 10)', group=_OPTIMIZER
+    patience_epochs: int | None = setting(None, 'plateau: validations without a lower loss (default: 10)', group=_RATE)
+    warmup_epochs: int = setting(
+        0, 'the first epochs, in which the rate rises from --warmup-lr', group=_RATE, least=0, below=_MOST
     )
-    momentum: float = setting(0.9, group=_OPTIMIZER, least=0, below=1)
+    warmup_lr: float = setting(1e-5, 'rate of the first warm-up epoch', group=_RATE, least=0)
+    cooldown_epochs: int = setting(0, 'epochs after the schedule, at its last rate', group=_RATE, least=0, below=_MOST)
+    momentum: float = setting(0.9, 'of optimizers that have one', group=_OPTIMIZER, least=0, below=1)
     weight_decay: float = setting(3e-4, 'not on BatchNorm and biases', group=_OPTIMIZER, least=0)
+    opt_betas: tuple[float, ...] | None = setting(None, "default: the optimizer's", group=_OPTIMIZER, least=0, below=1)
+    opt_eps: float | None = setting(None, "default: the optimizer's", group=_OPTIMIZER, least=0)
+    clip_grad: float | None = setting(
+        None, 'clip gradients to this norm, value, or factor; default: not at all', group=_OPTIMIZER, least=0
+    )
+    clip_mode: str = setting('norm', 'what is clipped', group=_OPTIMIZER, choices=('norm', 'value', 'agc'))
     model_ema: bool = setting(False, 'also average the weights', group=_OPTIMIZER)
-    model_ema_decay: float = setting(0.9998, group=_OPTIMIZER, least=0, below=1)
+    model_ema_decay: float = setting(
+        0.9998, 'share of the average that a step keeps', group=_OPTIMIZER, least=0, below=1
+    )
+
+    drop: float = setting(0.0, "dropout, the model's drop_rate", group=_REGULARIZATION, least=0, below=1)
+    smoothing: float = setting(0.0, 'label smoothing', group=_REGULARIZATION, least=0, below=1)
+    mixup: float = setting(0.0, 'alpha of mixup; 0 for none', group=_REGULARIZATION, least=0)
+    cutmix: float = setting(0.0, 'alpha of CutMix; 0 for none', group=_REGULARIZATION, least=0)
+    mixup_prob: float = setting(
+        1.0, 'probability that mixup or CutMix is applied', group=_REGULARIZATION, least=0, below=1.0000001
+    )
+    mixup_switch_prob: float = setting(
+        0.5, 'of both, the probability that it is CutMix', group=_REGULARIZATION, least=0, below=1.0000001
+    )
+    mixup_mode: str = setting('batch', 'what one draw is for', group=_REGULARIZATION, choices=('batch', 'pair', 'elem'))
+    mixup_off_epoch: int = setting(0, 'the first epoch without them; 0 for never', group=_REGULARIZATION, least=0)
 
     eval_interval: int = setting(1, 'every so many epochs; 0 for never', group=_VALIDATION, least=0)
     eval_archs: int = setting(4, 'architectures (drawn with seed 0)', group=_VALIDATION, least=1)
@@ -153,13 +180,40 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        for name, last in (('split_epoch', self.epochs - 1), ('stop_epoch', self.epochs)):
+        for name, last in (('split_epoch', self.epochs - 1), ('stop_epoch', self.total_epochs)):
             if not 0 <= getattr(self, name) <= last:
                 of = f'of {self.epochs} epoch{"s" if self.epochs > 1 else ""}'
                 raise SettingError(name, f'is {getattr(self, name)}, expected 1..{last} {of}, or 0 for never')
         if self.pretrained and self.initial_checkpoint:
             raise SettingError('pretrained', 'does not go with --initial-checkpoint: a training begins with one')
         self._check_schedule()
+        self._check_company()
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of the training: those of the schedule, and those after it."""
+        return self.epochs + self.cooldown_epochs
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def _check_company(self) -> None:
+        """Check that what is set has what it needs to do anything."""
+        needs = {'warmup_lr': self.warmup_epochs > 0, 'clip_mode': self.clip_grad is not None,
+                 'mixup_prob': self.mixes, 'mixup_mode': self.mixes, 'mixup_off_epoch': self.mixes,
+                 'mixup_switch_prob': self.mixup > 0 and self.cutmix > 0}  # fmt: skip
+        flags = {
+            'warmup_lr': '--warmup-epochs',
+            'clip_mode': '--clip-grad',
+            'mixup_switch_prob': '--mixup and --cutmix',
+        }
+        for name, has_it in needs.items():
+            if getattr(self, name) != getattr(TrainConfig, name) and not has_it:
+                raise SettingError(name, f'does nothing without {flags.get(name, "--mixup or --cutmix")}')
+        if self.warmup_epochs >= self.epochs:
+            raise SettingError('warmup_epochs', f'is {self.warmup_epochs}, expected less than the {self.epochs} epochs')
 
     def _check_schedule(self) -> None:
         """Check that there is such a schedule, that it depends on what is set, and that it does something."""

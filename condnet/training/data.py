@@ -124,6 +124,9 @@ def _check_shares(config: TrainConfig, group: Group) -> None:
     if rest or share < config.grad_accum_steps:
         raise CondnetError(f'--batch-size is {config.batch_size}, expected a multiple of the {group.size} processes, '
                            f'with at least {config.grad_accum_steps} images for each (--grad-accum-steps)')  # fmt: skip
+    if config.mixes and share % 2:
+        raise CondnetError(f'--mixup and --cutmix mix images in pairs: a process has {share} of a batch, expected an '
+                           'even number')  # fmt: skip
 
 
 def _timm_batches(config: TrainConfig, settled: Settled, common: dict[str, Any]) -> TimmLoader:

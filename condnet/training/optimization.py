@@ -39,6 +39,7 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optim
     """
     name = config.opt.lower().removeprefix(_LOOKAHEAD)
     check_optimizer(config.opt)
+    constants = _constants(config)
     try:
         optimizer = create_optimizer_v2(
             model,
@@ -46,6 +47,7 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optim
             lr=config.lr,
             weight_decay=config.weight_decay,
             momentum=config.momentum,
+            **constants,
             foreach=False if config.share_momentum else None,  # what weights share is updated for one after the other
         )
     except (TypeError, ValueError) as error:  # an argument that it does not have, or a value that it does not take
@@ -74,6 +76,20 @@ def check_optimizer(opt: str) -> None:
         raise CondnetError(f'--opt {opt} needs second derivatives, which are not computed here')
 
 
+def _constants(config: TrainConfig) -> dict[str, Any]:
+    """Those of the optimizer that are set; timm would pass over what it does not have.
+
+    Raises:
+        CondnetError: If it does not have one.
+    """
+    info = get_optimizer_info(config.opt.lower().removeprefix(_LOOKAHEAD))
+    given = {'eps': (config.opt_eps, info.has_eps), 'betas': (config.opt_betas, info.has_betas)}
+    for name, (value, has_it) in given.items():
+        if value is not None and not has_it:
+            raise CondnetError(f'--opt-{name} does nothing with --opt {config.opt}, which has none')
+    return {name: value for name, (value, _) in given.items() if value is not None}
+
+
 def takes_momentum(opt: str) -> bool:
     """Whether an optimizer takes `--momentum`; others have constants of their own."""
     return get_optimizer_info(opt.lower().removeprefix(_LOOKAHEAD)).has_momentum
@@ -91,7 +107,15 @@ def create_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig) -> S
         with warnings.catch_warnings():  # timm's plateau says that its state is not kept; `schedule_state` keeps it
             warnings.simplefilter('ignore', FutureWarning)
             scheduler, _ = create_scheduler_v2(
-                optimizer, name, num_epochs=config.epochs, min_lr=config.min_lr, plateau_mode='min', **settings
+                optimizer,
+                name,
+                num_epochs=config.epochs,
+                min_lr=config.min_lr,
+                warmup_epochs=config.warmup_epochs,
+                warmup_lr=config.warmup_lr,
+                cooldown_epochs=config.cooldown_epochs,
+                plateau_mode='min',
+                **settings,
             )
     except ValueError as error:
         raise CondnetError(f'--sched {config.sched} does not go with the other flags: {error}') from error

@@ -161,7 +161,7 @@ class Recorder:
     def _is_due(self, epochs: int) -> bool:
         """Whether a checkpoint is written after so many epochs."""
         config = self.training.config
-        ends = (config.epochs, config.stop_epoch, config.split_epoch, *config.keep_epochs)
+        ends = (config.total_epochs, config.stop_epoch, config.split_epoch, *config.keep_epochs)
         is_old = lambda: time.monotonic() - self.last_saved >= config.checkpoint_seconds  # noqa: E731
         return config.checkpoint_seconds == 0 or epochs in ends or self.group.from_first(is_old)
 

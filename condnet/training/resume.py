@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from condnet.checkpoints.training import SCHEDULE_FLAGS
+from condnet.checkpoints.training import SCHEDULE_FLAGS, TIMM_FLAGS
 from condnet.errors import CondnetError
 from condnet.training.build import Training
 from condnet.training.config import Settled, TrainConfig, recorded_args
@@ -13,11 +13,10 @@ from condnet.training.optimization import load_schedule_state
 from condnet.training.step import compile_model
 
 # What must be the same for a resumed training to be the one that was interrupted.
-_SAME = ('model', 'model_kwargs', 'pretrained', 'initial_checkpoint',
-         'num_classes', 'input_size', 'data_name', 'data_sha256', 'epochs',
-          'batch_size', 'seed', 'opt', 'lr', 'min_lr', 'sched', 'momentum',
-         'weight_decay', 'model_ema', 'model_ema_decay', 'channels_last', 'amp', 'amp_dtype', 'sampling',
-         'operation_weights', 'share_momentum', 'update_unsampled', *SCHEDULE_FLAGS)  # fmt: skip
+_SAME = ('model', 'model_kwargs', 'pretrained', 'initial_checkpoint', 'num_classes', 'input_size', 'data_name',
+         'data_sha256', 'epochs', 'batch_size', 'seed', 'opt', 'lr', 'min_lr', 'sched', 'momentum', 'weight_decay',
+         'model_ema', 'model_ema_decay', 'channels_last', 'amp', 'amp_dtype', 'sampling', 'operation_weights',
+         'share_momentum', 'update_unsampled', *SCHEDULE_FLAGS, *TIMM_FLAGS)  # fmt: skip
 _VALIDATION = ('eval_interval', 'eval_archs', 'eval_batches', 'eval_images')
 
 

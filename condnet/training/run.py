@@ -113,7 +113,7 @@ def train_epochs(
     """
     config, step = training.config, training.step
     recorder.start(progress)
-    last = min(config.epochs, config.stop_epoch or config.epochs)
+    last = min(config.total_epochs, config.stop_epoch or config.total_epochs)
     for epoch in range(progress.epoch, last):
         if 0 < epoch == config.split_epoch and not step.task.get_task_state()['split']:
             split(step, config)
@@ -157,8 +157,10 @@ def train_epoch(
     config, step, epoch, (batches, images) = training.config, training.step, progress.epoch, data
     lr = step.optimizer.param_groups[0]['lr']
     batches.set_epoch(epoch)
+    if step.mixing is not None:
+        step.mixing.set_epoch(epoch)
     metrics = train_one_epoch(step, batches, progress, config, recorder.save)
-    due = config.eval_interval and ((epoch + 1) % config.eval_interval == 0 or epoch == config.epochs - 1)
+    due = config.eval_interval and ((epoch + 1) % config.eval_interval == 0 or epoch == config.total_epochs - 1)
     checked: dict[str, Any] = dict.fromkeys(_EVAL_METRICS, '')
     if images is not None and due:
         # Compiled code would be compiled anew for the recalibration of every architecture.

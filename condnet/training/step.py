@@ -5,11 +5,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from timm.models import model_parameters
+from timm.utils import dispatch_clip_grad
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from condnet.choice import has_weights
 from condnet.models.supernet import Supernet
+from condnet.training.mixing import Mixing
 from condnet.training.task import SupernetTask
 from condnet.utils.distributed import Group
 
@@ -54,6 +57,8 @@ class TrainingStep:
         updates_unsampled: Whether weights that are not sampled decay and follow their momentum, as in the authors'
             code; or else they stay as they are. Of an operation's weight sets only the one trained last does, see
             `SupernetTask.stored_parameters`.
+        clip: Value and mode of timm's `dispatch_clip_grad`, for the gradients of all processes together.
+        mixing: Mixes the images of a batch.
     """
 
     def __init__(
@@ -64,9 +69,12 @@ class TrainingStep:
         num_parts: int = 1,
         amp_dtype: torch.dtype | None = None,
         updates_unsampled: bool = False,
+        clip: tuple[float, str] | None = None,
+        mixing: Mixing | None = None,
     ) -> None:
         self.task, self.optimizer, self.group = task, optimizer, group or Group()
         self.num_parts, self.amp_dtype, self.updates_unsampled = num_parts, amp_dtype, updates_unsampled
+        self.clip, self.mixing = clip, mixing
         self.scaler = torch.amp.GradScaler(task.device.type, enabled=amp_dtype == torch.float16)
 
     def __call__(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -83,6 +91,8 @@ class TrainingStep:
             ConnectionError: If another process is lost.
         """
         self.optimizer.zero_grad(set_to_none=True)  # what is not sampled has no gradient, and stays as it is
+        if self.mixing is not None:
+            input, target = self.mixing(input, target, self.task.step)
         parts = list(zip(input.tensor_split(self.num_parts), target.tensor_split(self.num_parts), strict=True))
         losses = []
         for _ in self.task.next_subnets():
@@ -99,10 +109,19 @@ class TrainingStep:
             for parameter in parameters:
                 if parameter.grad is None and parameter not in stored:
                     parameter.grad = torch.zeros_like(parameter)
+        self._clip()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.task.update_ema(step=self.task.step)
         return mean
+
+    def _clip(self) -> None:
+        """Clip the gradients; the adaptive mode leaves out the classifier, as in timm."""
+        if self.clip is None:
+            return
+        self.scaler.unscale_(self.optimizer)
+        value, mode = self.clip
+        dispatch_clip_grad(model_parameters(self.task.model, exclude_head='agc' in mode), value, mode)
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:

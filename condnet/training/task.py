@@ -70,6 +70,7 @@ class SupernetTask(ClassificationTask):
         shares_momentum: Whether the copies that the split makes of a weight go on with one momentum for all of them, as
             in the authors' code, see `stored_parameters`; or else each has its own.
         operation_weights: How often operations are drawn relative to each other, see `archs_of_step`.
+        criterion: Loss of scores and labels; by default cross-entropy.
 
     Raises:
         CondnetError: If the weights are not those of the model's operations, or go with another sampling, or fair
@@ -83,9 +84,10 @@ class SupernetTask(ClassificationTask):
         sampling: str = 'uniform',
         shares_momentum: bool = False,
         operation_weights: Sequence[float] | None = None,
+        criterion: nn.Module | None = None,
     ) -> None:
         device = next(model.parameters()).device
-        super().__init__(model, criterion=nn.CrossEntropyLoss(), device=device, verbose=False)
+        super().__init__(model, criterion=criterion or nn.CrossEntropyLoss(), device=device, verbose=False)
         self.seed, self.sampling, self.shares_momentum = seed, sampling, shares_momentum
         self.operation_weights = operation_weights
         if operation_weights is not None:
