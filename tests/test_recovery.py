@@ -21,7 +21,8 @@ from condnet.models.counts import choices_of, describe_untrained, untrained_choi
 from condnet.spaces.registry import get_space
 from condnet.training.build import create_training
 from condnet.training.config import TrainConfig
-from condnet.training.loop import Progress, check_losses, train_one_epoch
+from condnet.training.loop import check_losses, train_one_epoch
+from condnet.training.progress import Progress
 from condnet.training.step import TrainingStep
 from condnet.training.task import archs_of_step
 from tools.kill_training import die_at, differences, final_state, seconds_of_children, start, wait

@@ -13,7 +13,8 @@ import condnet
 from condnet import CondnetError, TrainConfig
 from condnet.checkpoints.training import LAST, PREVIOUS, read_training_checkpoint, save_training_checkpoint, snapshot
 from condnet.data import Images, InMemoryLoader
-from condnet.training.loop import Epoch, Progress, check_weights
+from condnet.training.loop import Epoch, check_weights
+from condnet.training.progress import Progress
 from condnet.training.step import TrainingStep
 from condnet.training.task import archs_of_step
 

@@ -5,8 +5,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch.nn.utils import get_total_norm
@@ -18,6 +16,8 @@ from condnet.models.counts import describe_untrained, untrained_choices
 from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, evaluate_subnet
 from condnet.spaces.base import Arch
 from condnet.training.config import TrainConfig
+from condnet.training.log import LogLines
+from condnet.training.progress import Progress
 from condnet.training.step import TrainingStep
 from condnet.training.task import SupernetTask
 from condnet.utils.distributed import Group
@@ -25,29 +25,6 @@ from condnet.utils.interrupt import Interrupted, asked
 from condnet.utils.memory import peak_memory_mb
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Progress:
-    """How far a training is.
-
-    Args:
-        epoch: The current epoch.
-        batch: How many batches of it are trained.
-        loss: Sum of the loss over the images in them.
-        images: Number of these images.
-        seconds: What they took.
-        waited: How many of these seconds went into loading and augmenting.
-        summary: Rows of `summary.csv`, one for every epoch before.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    loss: float = 0.0
-    images: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-    summary: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Epoch:
@@ -61,6 +38,7 @@ class Epoch:
         self.step, self.progress, self.config, self.num_batches = step, progress, config, num_batches
         self.total = torch.tensor(progress.loss, device=step.task.device)
         self.losses: list[torch.Tensor] = []  # not looked at yet
+        self.log = LogLines(progress, num_batches, config.total_epochs)
         self.started = time.perf_counter() - progress.seconds
         self.waiting_since = time.perf_counter()
 
@@ -85,26 +63,24 @@ class Epoch:
         number = 0 if is_last else is_asked_to_stop(self.step.group, looks)
         saves = saves or number > 0
         if looks or saves:
-            loss = self._look()
+            self._look()
         if saves or is_last:
             self.step.average_statistics()  # before the check, which all processes then pass, or none
             check_weights(task, self.step.optimizer, progress)
         if logs:
-            where = f'epoch {progress.epoch} [{progress.batch}/{self.num_batches}]'
-            _logger.info(f'{where} loss {loss:.4f} {progress.images / progress.seconds:.0f} images/s')
+            _logger.info(self.log.line(progress))
         if saves:
             save(progress)
         if number:
             raise Interrupted(number)
         self.waiting_since = time.perf_counter()
 
-    def _look(self) -> float:
-        """Check all losses since the last look, and bring the progress up to date; the last one of them."""
-        last = check_losses(self.step.task, self.step.optimizer, self.losses, self.progress)
+    def _look(self) -> None:
+        """Check all losses since the last look, and bring the progress up to date."""
+        check_losses(self.step.task, self.step.optimizer, self.losses, self.progress)
         self.step.check_scale()
         self.losses.clear()
         self.progress.loss, self.progress.seconds = float(self.total), time.perf_counter() - self.started
-        return last
 
 
 def is_asked_to_stop(group: Group, is_time: bool = True) -> int:

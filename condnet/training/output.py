@@ -25,8 +25,8 @@ from condnet.models import Supernet
 from condnet.models.counts import counts_table
 from condnet.training.build import Training
 from condnet.training.config import TrainConfig, recorded_args
-from condnet.training.loop import Progress
 from condnet.training.optimization import schedule_state
+from condnet.training.progress import Progress
 from condnet.training.resume import random_state
 from condnet.utils.background import Background
 from condnet.utils.files import check_folder_to_write, write_file

@@ -8,8 +8,8 @@ from condnet.checkpoints.training import SCHEDULE_FLAGS, TIMM_FLAGS
 from condnet.errors import CondnetError
 from condnet.training.build import Training
 from condnet.training.config import Settled, TrainConfig, recorded_args
-from condnet.training.loop import Progress
 from condnet.training.optimization import load_schedule_state
+from condnet.training.progress import Progress
 from condnet.training.step import compile_model
 
 # What must be the same for a resumed training to be the one that was interrupted.

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from condnet.data import Images, withheld_indices
 from condnet.errors import CondnetError
 from condnet.models import Supernet
 from condnet.models.counts import describe_untrained, untrained_choices
@@ -19,8 +19,10 @@ from condnet.ranking.evaluate import EvaluationData
 from condnet.training.build import Training, create_training
 from condnet.training.config import TrainConfig
 from condnet.training.data import Batches, create_data, open_data
-from condnet.training.loop import Progress, evaluate_fixed_archs, is_asked_to_stop, train_one_epoch
+from condnet.training.log import describe_epoch, describe_start
+from condnet.training.loop import evaluate_fixed_archs, is_asked_to_stop, train_one_epoch
 from condnet.training.output import Recorder, check_output, find_checkpoint
+from condnet.training.progress import Progress
 from condnet.training.resume import resume
 from condnet.training.step import TrainingStep, compile_model
 from condnet.utils.distributed import join_group
@@ -72,6 +74,7 @@ def train(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> TrainingRu
     recorder = Recorder(training)
     with contextlib.ExitStack() as held:
         recorder.open(path, checkpoint, held)
+        _announce(training, images, progress, path)
         try:
             with deferred():
                 progress = train_epochs(training, data, progress, recorder, callbacks)
@@ -86,6 +89,19 @@ def train(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> TrainingRu
     if isinstance(model, Supernet):
         model.set_active_subnet(None)
     return TrainingRun(model, progress.summary, recorder.folder)
+
+
+def _announce(training: Training, images: Images | None, progress: Progress, resumed: Path | None) -> None:
+    """Say what begins, or goes on."""
+    parameters = sum(parameter.numel() for parameter in training.step.task.model.parameters())
+    parts = None
+    if images is not None:
+        chosen, withheld = withheld_indices(images.targets)
+        parts = len(chosen), len(withheld)
+    _logger.info(describe_start(training.config, training.settled, parts, parameters))
+    if resumed is not None:
+        where = f', batch {progress.batch}' if progress.batch else ''
+        _logger.info(f'resumed from {resumed}: goes on with epoch {progress.epoch}{where}')
 
 
 def train_epochs(
@@ -121,7 +137,7 @@ def train_epochs(
         progress = Progress(epoch + 1, summary=[*progress.summary, row])
         number = is_asked_to_stop(step.group) if epoch + 1 < last else 0
         recorder.end_epoch(progress, stops=number > 0)
-        _logger.info(f'epoch {epoch} done: {json.dumps(row)}')
+        _logger.info(describe_epoch(row, config.total_epochs))
         for callback in callbacks if step.group.is_first else ():
             callback(dict(row))
         if number:
@@ -136,10 +152,14 @@ def train_epochs(
 
 def split(step: TrainingStep, config: TrainConfig) -> None:
     """Split the super-network of a training."""
+    before = step.task.model.num_weight_sets
     step.task.split(step.optimizer)
     if config.torchcompile:
         compile_model(step.task.model)
-    _logger.info(f'split: {step.task.model.num_weight_sets} weight sets')
+    model = step.task.model
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    _logger.info(f'split after epoch {config.split_epoch}: {before} weight sets become {model.num_weight_sets}, '
+                 f'{parameters:,} parameters')  # fmt: skip
 
 
 def train_epoch(

@@ -1,0 +1,51 @@
+"""What the log of a training says."""
+
+import re
+
+import pytest
+from conftest import train_args
+
+from condnet.cli.train import main
+from condnet.training.log import LogLines, describe_epoch, describe_seconds
+from condnet.training.progress import Progress
+
+ROW = {'epoch': 0, 'train_loss': 3.25, 'train_images_per_second': 320.4, 'eval_loss': 1 / 3, 'eval_accuracy': 61.23456,
+       'eval_seconds': 2.0, 'lr': 0.0250001}  # fmt: skip
+
+
+def test_a_line_is_of_what_came_since_the_last_one():
+    """And not of what came before an interruption."""
+    progress = Progress(epoch=1, batch=2, loss=2000.0, images=200, seconds=100.0, summary=[ROW])
+    log = LogLines(progress, num_batches=10, epochs=3)
+    progress.batch, progress.loss, progress.images, progress.seconds = 4, 2400.0, 400, 101.0
+    assert log.line(progress) == 'epoch 1 [4/10] loss 2.0000 200 images/s, 0:12 left'  # 16 of 0.5 s, two checks of 2 s
+    progress.batch, progress.loss, progress.images, progress.seconds = 5, 2500.0, 500, 101.5
+    assert log.line(progress).startswith('epoch 1 [5/10] loss 1.0000 200 images/s, ')
+
+
+@pytest.mark.parametrize(('seconds', 'text'), [(0.4, '0:00'), (75, '1:15'), (3600, '1 h 00 min'), (9000, '2 h 30 min')])
+def test_durations(seconds, text):
+    assert describe_seconds(seconds) == text
+
+
+def test_an_epoch_is_a_line_to_read():
+    line = ('epoch 0 done, of 4: training loss 3.2500, validation loss 0.3333, accuracy 61.23%, 320 images/s, '
+            'learning rate 0.025')  # fmt: skip
+    assert describe_epoch(ROW, 4) == line
+    assert 'validation' not in describe_epoch({**ROW, 'eval_loss': '', 'eval_accuracy': ''}, 4)
+
+
+def test_log_of_a_training(tiny_data, tmp_path, caplog):
+    caplog.set_level('INFO')
+    arguments = train_args(tiny_data, tmp_path / 'out', '--eval-archs', '1')
+    assert main([*arguments, '--stop-epoch', '1']) == 0
+    header = next(text for text in caplog.messages if text.startswith('nb201_cond_supernet, '))
+    assert ('parameters; cifar10, 270 images and 30 withheld, 10 classes, 3x32x32; 4 epochs, split after 2, batches of '
+            '64, momentum with learning rate 0.025 (cosine); ') in header  # fmt: skip
+    assert not any('resumed' in text for text in caplog.messages)
+    caplog.clear()
+    assert main([*arguments, '--resume', str(tmp_path / 'out'), '--stop-epoch', '3']) == 0
+    assert f'resumed from {tmp_path / "out" / "last.pth.tar"}: goes on with epoch 1' in caplog.messages
+    split = next(text for text in caplog.messages if text.startswith('split after epoch 2: '))
+    assert re.fullmatch(r'split after epoch 2: 36 weight sets become \d+, [\d,]+ parameters', split)
+    assert [text[:7] for text in caplog.messages if ' done, of 4: training loss ' in text] == ['epoch 1', 'epoch 2']
