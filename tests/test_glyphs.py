@@ -17,6 +17,7 @@ from condnet.cli.train import parse_args
 from condnet.cli.validate import main as validate_main
 from condnet.data import dataset_name, glyphs, withheld_indices
 from condnet.data.glyphs import draw_letters, render_glyphs
+from condnet.ranking.costs import NetworkCosts
 from condnet.spaces.registry import get_space
 from condnet.training.data import create_data, open_data
 from condnet.utils.distributed import Group
@@ -25,6 +26,10 @@ FOUR_EPOCHS = [
     '--dataset', 'glyphs', '--model-kwargs', 'cells_per_stage=1', 'channels=(4,4,4)', '--epochs', '4',
     '--eval-interval', '0', '--batch-size', '1024',
 ]  # fmt: skip
+
+
+def num_params(net):
+    return sum(weight.numel() for weight in net.parameters())
 
 
 @pytest.fixture(scope='module')
@@ -171,21 +176,23 @@ def test_check_after_an_epoch_takes_equally_many_letters_by_default():
 
 @pytest.mark.parametrize('dataset', [('--dataset', 'glyphs'), ()])  # the checkpoint says what it was trained on
 def test_search_knows_the_small_networks(checkpoint, tmp_path, dataset):
-    limit = get_space('nb201').cost((1, 1, 1, 1, 1, 1), 'glyphs').flops  # nothing that has a convolution
+    costs, space = NetworkCosts.of(load_model(checkpoint), (1, 16, 16)), get_space('nb201')
+    limit = costs((1,) * 6).flops  # its skip connections carry a convolution
+    assert limit < space.cost((0,) * 6, 'glyphs').flops  # its channels are not the benchmark's
     call = [
         str(checkpoint), *dataset, '--calib-batches', '1', '--eval-images', '26', '--num-evals', '4',
         '--max-flops', str(limit), '--sampler', 'random', '--output', str(tmp_path),
     ]  # fmt: skip
     assert search_main(call) == 0
     winner = json.loads((tmp_path / 'search.json').read_text())['winner']
-    assert winner['flops'] == limit and 'conv' not in winner['arch']
+    assert winner['flops'] == costs(space.parse(winner['arch'])).flops <= limit
 
 
 def test_latency_is_that_of_the_small_networks(checkpoint, tmp_path, monkeypatch, capsys):
     sizes = []
 
     def measure(self, net, image):
-        sizes.append((sum(weight.numel() for weight in net.parameters()), tuple(image.shape)))
+        sizes.append((num_params(net), tuple(image.shape)))
         return 0.001
 
     monkeypatch.setattr('condnet.searching.latency.MeasuredLatency.time_once', measure)
@@ -194,7 +201,7 @@ def test_latency_is_that_of_the_small_networks(checkpoint, tmp_path, monkeypatch
     index = json.loads((tmp_path / 'search.json').read_text())['winner']['index']
     assert search_main([*call, '--objectives', 'loss,latency', '--latency-table', 'hw.csv']) == 2
     assert 'is of the networks for CIFAR-10, those for glyphs are others' in capsys.readouterr().err
-    assert sizes[0] == (get_space('nb201').cost(index, 'glyphs').params, (1, 1, 16, 16))
+    assert sizes[0] == (num_params(load_model(checkpoint).new_subnet(index)), (1, 1, 16, 16))
 
 
 def test_training_starts_from_pretrained_weights_only_unsplit(tmp_path, capsys):

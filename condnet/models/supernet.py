@@ -231,6 +231,10 @@ class Supernet(nn.Module):
         net.load_state_dict(active_state_dict(self.state_dict(), active))
         return net.train(self.training)
 
+    def new_subnet(self, arch: 'str | int | Arch') -> nn.Module:
+        """The stand-alone network of an architecture with new weights, as `get_active_subnet` fills it."""
+        return self.make_standalone(self.space.parse(arch), self._standalone_args())
+
     def _standalone_args(self) -> dict[str, Any]:
         """Arguments of the stand-alone network that every space has; preprocessing is the super-network's."""
         config = getattr(self, 'pretrained_cfg', {})

@@ -122,6 +122,10 @@ class ChosenImages:
         sha256 = [self.calibration.sha256(), self.validation.sha256()]
         return {'dataset': self.dataset, 'eval_images': len(self.validation), 'images_sha256': sha256}
 
+    def input_size(self, model: Supernet) -> tuple[int, ...]:
+        """Channels, height and width of the images as the model takes them."""
+        return tuple(model.pretrained_cfg['input_size'])
+
     def prepare(self, model: Supernet, config: EvalConfig) -> EvaluationData:
         """The images as the model takes them."""
         return prepare_data(model, self.calibration, self.validation, config)
@@ -157,6 +161,10 @@ class PreparedImages:
             'eval_batch_size': data.batch_size,
             'amp_dtype': names.get(data.amp_dtype, str(data.amp_dtype)),
         }
+
+    def input_size(self, model: Supernet) -> tuple[int, ...]:
+        """Channels, height and width of the images."""
+        return tuple(self.data.images.shape[1:])
 
     def prepare(self, model: Supernet, config: EvalConfig) -> EvaluationData:
         """The images as they are."""

@@ -36,11 +36,16 @@ class SearchConfig(EvalConfig):
         'loss-latency (default: the first objective that is predicted)',
         group=_SEARCH,
     )
-    max_flops: float | None = setting(None, "most FLOPs (multiply-adds) of the benchmark's network", group=_SEARCH)
-    max_params: float | None = setting(None, "most parameters of the benchmark's network", group=_SEARCH)
-    max_latency: float | None = setting(None, "highest latency of the benchmark's network, in ms", group=_SEARCH)
+    max_flops: float | None = setting(None, 'most FLOPs (multiply-adds) of the network that is exported', group=_SEARCH)
+    max_params: float | None = setting(None, 'most parameters of the network that is exported', group=_SEARCH)
+    max_latency: float | None = setting(
+        None, 'highest latency of the network that is exported, in ms, or by --latency-table', group=_SEARCH
+    )
     latency_table: str | None = setting(
-        None, 'latencies as HW-NAS-Bench has them (default: measured on --device)', group=_SEARCH
+        None,
+        "latencies of the benchmark's networks, as HW-NAS-Bench has them (default: of the network that is exported, "
+        'measured on --device)',
+        group=_SEARCH,
     )
     latency_device: str | None = setting(None, 'whose latencies to take from the table, such as raspi4', group=_SEARCH)
     seed: int = setting(0, 'give each process that shares a storage its own', group=_SEARCH, least=0)

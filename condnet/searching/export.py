@@ -13,9 +13,9 @@ from condnet.checkpoints.folder import save_model
 from condnet.checkpoints.loading import load_model
 from condnet.errors import CondnetError
 from condnet.models import Supernet
+from condnet.ranking.costs import measure_cost
 from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, calibrated_for
 from condnet.spaces.base import Arch
-from condnet.spaces.costs import Cost
 
 _ONNX_PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
 ONNX_TOLERANCE = 1e-4  # BatchNorm is folded into the convolutions
@@ -47,26 +47,6 @@ def export_network(net: nn.Module, folder: Path, training: dict[str, Any], data:
     accuracy, loss = accuracy_and_loss(read_back, data)
     cost = measure_cost(read_back, data.images[:1])
     return {'folder': folder.name, 'accuracy': accuracy, 'loss': loss, 'params': cost.params, 'flops': cost.flops}
-
-
-@torch.no_grad()
-def measure_cost(net: nn.Module, image: torch.Tensor) -> Cost:
-    """Parameters of a network, and multiply-adds of its convolutions and linear layers for one image (1, C, H, W)."""
-    flops = 0
-
-    def count(layer: nn.Conv2d | nn.Linear, _: Any, output: torch.Tensor) -> None:
-        nonlocal flops
-        pixels = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
-        flops += layer.weight.numel() * pixels
-
-    layers = [layer for layer in net.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    try:
-        net.eval()(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return Cost(sum(parameter.numel() for parameter in net.parameters()), flops)
 
 
 def check_onnx_packages() -> None:

@@ -1,17 +1,16 @@
-"""Latency of a benchmark's networks: looked up in a published table, or measured on this machine."""
+"""Latency of networks: of the benchmark's in a published table, of those of a search measured on this machine."""
 
 import math
 import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import timm
 import torch
 
 from condnet.benchmarks.hwnas import is_hw_nas
 from condnet.errors import CondnetError, show
+from condnet.models import Supernet
 from condnet.spaces.base import Arch, SearchSpace
 from condnet.spaces.registry import get_space
 from condnet.utils.csvfile import read_csv, read_text, to_float, to_int
@@ -87,37 +86,27 @@ def _read_latency(path: str | Path, arch: str, text: str) -> float:
 
 
 class MeasuredLatency:
-    """Measures the benchmark's own network of an architecture: median time in milliseconds of one image.
-
-    Raises:
-        CondnetError: If there is no such model.
+    """Measures the stand-alone network of an architecture: median time in milliseconds of one image.
 
     Args:
-        space: The search space; its network is the timm model `<name>_net`.
-        num_classes: Number of classes of the network.
+        model: The super-network that makes it.
         input_size: Channels, height and width of the image.
         device: Where to measure.
-        network: More arguments of the network, where the benchmark's is not the default.
+
+    Raises:
+        CondnetError: If it makes none.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        num_classes: int,
-        input_size: tuple[int, int, int],
-        device: torch.device,
-        network: dict[str, Any] | None = None,
-    ) -> None:
-        self.space, self.num_classes, self.input_size, self.device = space, num_classes, input_size, device
-        self.network = network or {}
-        if not timm.is_model(f'{space.name}_net'):
-            raise CondnetError(f'the latency of architectures of {space.name} cannot be measured: there is no model '
-                               f'{space.name}_net')  # fmt: skip
+    def __init__(self, model: Supernet, input_size: tuple[int, ...], device: torch.device) -> None:
+        self.model, self.input_size, self.device = model, input_size, device
+        if type(model).make_standalone is Supernet.make_standalone:
+            raise CondnetError(f'the latency of architectures of {model.space.name} cannot be measured: its '
+                               'super-network makes no stand-alone networks')  # fmt: skip
 
     @torch.inference_mode()
     def __call__(self, arch: Arch) -> float:
-        kwargs = {**self.network, 'num_classes': self.num_classes, 'in_chans': self.input_size[0]}
-        net = timm.create_model(f'{self.space.name}_net', arch=arch, **kwargs)
+        with torch.random.fork_rng(devices=[]):  # new weights are drawn for it
+            net = self.model.new_subnet(arch)
         net.to(self.device).eval()
         image = torch.zeros(1, *self.input_size, device=self.device)
         seconds = [self.time_once(net, image) for _ in range(_WARMUPS + _REPEATS)]

@@ -3,21 +3,23 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from condnet.errors import CondnetError
+from condnet.ranking.costs import NetworkCosts
 from condnet.ranking.evaluate import Prediction
 from condnet.ranking.mean_ranks import columns_of, mean_ranks
 from condnet.searching.config import OBJECTIVES
 from condnet.searching.latency import MeasuredLatency
 from condnet.spaces.base import Arch, SearchSpace
+from condnet.spaces.costs import Cost
 
 PREDICTED = ('accuracy', 'loss')  # what only the super-network can tell
 LIMITS = ('flops', 'params', 'latency')
+_FEW = 500  # networks that are built to know their costs, before a search
 Evaluate = Callable[[list[Arch]], Iterable[Prediction]]  # in any order
 
 
@@ -30,14 +32,14 @@ class Problem:
         objectives: Some of `OBJECTIVES`. Accuracy is to be high, everything else low.
         limits: The most that an architecture may have of `flops`, `params` or `latency`.
         latency: Latency of an architecture in milliseconds; None where it plays no part.
-        dataset: Data set of the benchmark whose networks' costs count.
+        network_cost: FLOPs and parameters of the network that an architecture becomes; None where they are not known.
     """
 
     space: SearchSpace
     objectives: tuple[str, ...] = ('accuracy',)
     limits: dict[str, float] = field(default_factory=dict)
     latency: Callable[[Arch], float] | None = None
-    dataset: str = 'cifar10'
+    network_cost: Callable[[Arch], Cost] | None = None
 
     def __post_init__(self) -> None:
         for name in self.objectives:
@@ -54,12 +56,12 @@ class Problem:
             if name in (*self.objectives, *self.limits) and not self.has_costs:
                 asked = f'--max-{name}' if name in self.limits else f'the objective {name}'
                 raise CondnetError(f'{asked} needs the costs of architectures of {self.space.name}, which are not '
-                                   'known: it has no cost_table')  # fmt: skip
+                                   'known: its super-network makes no stand-alone networks')  # fmt: skip
 
-    @cached_property
+    @property
     def has_costs(self) -> bool:
         """Whether FLOPs and parameters are known."""
-        return self.space.has_costs(self.dataset)
+        return self.network_cost is not None
 
     @property
     def decides(self) -> str:
@@ -67,12 +69,12 @@ class Problem:
         return next(name for name in self.objectives if name in PREDICTED)
 
     def cost(self, arch: Arch, name: str) -> float:
-        """FLOPs, parameters or latency of the benchmark's network."""
-        if name != 'latency':
-            return getattr(self.space.cost(arch, self.dataset), name)
-        if self.latency is None:
-            raise CondnetError('the latency of architectures is unknown')
-        return self.latency(arch)
+        """FLOPs, parameters or latency of the network that an architecture becomes."""
+        source = self.latency if name == 'latency' else self.network_cost
+        if source is None:
+            raise CondnetError(f'the {name} of architectures is unknown')
+        value: Any = source(arch)
+        return value if name == 'latency' else getattr(value, name)
 
     @property
     def known_costs(self) -> tuple[str, ...]:
@@ -92,8 +94,8 @@ class Problem:
         return all(self.cost(arch, name) <= limit for name, limit in self.limits.items())
 
     def feasible(self) -> list[Arch] | None:
-        """All architectures within the limits; None where each latency would have to be measured to know, or where the
-        space is too large to walk through.
+        """All architectures within the limits; None where each latency would have to be measured to know, or each
+        network to be built, or where the space is too large to walk through.
 
         Raises:
             CondnetError: If there is none.
@@ -101,7 +103,7 @@ class Problem:
         if 'latency' in self.limits and isinstance(self.latency, MeasuredLatency):
             self._check_measured_limit()
             return None
-        if not self.space.is_enumerable:
+        if not self.space.is_enumerable or (self.limits.keys() & {'flops', 'params'} and not self._walks_costs()):
             return None
         archs = [arch for arch in self.space if self.respects_limits(arch)]
         if not archs:
@@ -110,9 +112,15 @@ class Problem:
             raise CondnetError(f'no architecture of {self.space} respects {limits}; the least is {least}')
         return archs
 
+    def _walks_costs(self) -> bool:
+        """Whether the costs of all architectures are at hand."""
+        if not (self.has_costs and self.space.is_enumerable):
+            return False
+        return not isinstance(self.network_cost, NetworkCosts) or self.space.size <= _FEW or self.network_cost.is_sum
+
     def _check_measured_limit(self) -> None:
         """Measure the smallest network before a search that nothing would come of."""
-        if not (self.has_costs and self.space.is_enumerable):
+        if not self._walks_costs():
             return  # which one that is, is not known
         smallest = min(self.space, key=lambda arch: self.cost(arch, 'flops'))
         if (least := self.cost(smallest, 'latency')) > self.limits['latency']:

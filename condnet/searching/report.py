@@ -43,13 +43,21 @@ def true_result(
         num_evals: How many architectures were evaluated.
 
     Returns:
-        `accuracy`; `rank` (1 is best) among `num_archs`; of that set: `best`; `random`, its mean, what an architecture
-        at random reaches; `random_search`, expected of the truly best of `num_evals` random ones, which is more than
-        random search with the same super-network can reach.
+        `accuracy`; `params` and `flops` of the benchmark's network, if the table has them; `rank` (1 is best) among
+        `num_archs`; of that set: `best`; `random`, its mean, what an architecture at random reaches; `random_search`,
+        expected of the truly best of `num_evals` random ones, which is more than random search with the same
+        super-network can reach.
     """
-    truth = dict(zip(table.indices.tolist(), table.accuracy.tolist(), strict=True))
-    result = {'accuracy': truth.get(problem.space.index(winner.arch))}
-    if result['accuracy'] is None or feasible is None:
+    truth, index = (
+        dict(zip(table.indices.tolist(), table.accuracy.tolist(), strict=True)),
+        problem.space.index(winner.arch),
+    )
+    result: dict[str, Any] = {'accuracy': truth.get(index)}
+    if result['accuracy'] is None:
+        return result
+    if (row := table.select([index])).params is not None and row.flops is not None:
+        result |= {'params': int(row.params[0]), 'flops': int(row.flops[0])}
+    if feasible is None:
         return result
     values = [truth[index] for index in map(problem.space.index, feasible) if index in truth]
     return {
@@ -111,7 +119,10 @@ def format_summary(summary: dict[str, Any]) -> str:
     """The result in a few lines, for the terminal."""
     winner, network, truth = summary['winner'], summary['network'], summary['truth']
     costs = [f'{winner["params"]:,} parameters', f'{winner["flops"]:,} FLOPs'] if 'flops' in winner else []
-    costs += [f'{winner["latency"]:.3g} ms'] if 'latency' in winner else []
+    if 'latency' in winner:
+        device = summary.get('latency_device')
+        whose = '' if device is None else f" on {device}, as the table has it of the benchmark's network"
+        costs.append(f'{winner["latency"]:.3g} ms{whose}')
     front = f', {len(summary["front"])} on the Pareto front of {", ".join(summary["objectives"])}'
     front = front if len(summary['objectives']) > 1 else ''  # of one objective it is the ties for the best
     selected = f' by the rank mean {summary["selected_by"]}' if 'selected_by' in summary else ''
@@ -119,14 +130,15 @@ def format_summary(summary: dict[str, Any]) -> str:
         f'{summary["model"]} ({summary["space"]}): {summary["num_evals"]} architectures evaluated{front}',
         f'winner{selected}: {winner["arch"]} (index {winner["index"]})',
         f'  predicted: accuracy {winner["accuracy"]:.2f}, loss {winner["loss"]:.4f}',
-        *([f"  benchmark's network: {', '.join(costs)}"] if costs else []),
+        *([f'  network: {", ".join(costs)}'] if costs else []),
     ]
     if network:
-        lines.append(f'  exported network: {network["params"]:,} parameters, {network["flops"]:,} FLOPs, accuracy '
-                     f'{network["accuracy"]:.2f} (import condnet before timm loads it as '
+        lines.append(f'  exported network: accuracy {network["accuracy"]:.2f} (import condnet before timm loads it as '
                      f'local-dir:.../{network["folder"]})')  # fmt: skip
     if truth and truth['accuracy'] is not None:
         lines.append(f'  truth: accuracy {truth["accuracy"]:.2f}')
+        if 'flops' in truth:
+            lines[-1] += f" (benchmark's network: {truth['params']:,} parameters, {truth['flops']:,} FLOPs)"
         if 'rank' in truth:
             lines[-1] += (
                 f', rank {truth["rank"]} of {truth["num_archs"]} within the limits (best {truth["best"]:.2f}, mean '

@@ -16,6 +16,7 @@ from condnet.benchmarks.tables import BenchmarkTable
 from condnet.checkpoints.loading import sha256
 from condnet.errors import CondnetError
 from condnet.models import Supernet
+from condnet.ranking.costs import NetworkCosts
 from condnet.ranking.inputs import (
     Benchmark,
     ChosenImages,
@@ -85,7 +86,7 @@ def search(
 def _search(model: Model, data: Data | None, benchmark: Benchmark | None, config: SearchConfig) -> SearchResult:
     subject, config = open_supernet(model, config), with_data(config, data)
     images = open_evaluation_images(subject, config, data)
-    problem = make_problem(subject.model, images.dataset, config)
+    problem = make_problem(subject.model, images, config)
     if config.select_by:
         check_select_by(problem, config.select_by)
     feasible = problem.feasible()
@@ -114,6 +115,7 @@ def _search(model: Model, data: Data | None, benchmark: Benchmark | None, config
         'training': subject.training,
         'data_match': images.match,
         **({'selected_by': config.select_by} if config.select_by else {}),
+        **({'latency_device': config.latency_device} if config.latency_table else {}),
         'hardware': hardware_name(find_device(config.device)),
         'versions': {'torch': torch.__version__, 'timm': timm.__version__, 'optuna': optuna.__version__},
     }
@@ -137,13 +139,14 @@ def _open_storage(config: SearchConfig) -> BaseStorage:
     return open_storage(config.storage or str(Path(str(config.output)) / 'study.journal'))
 
 
-def make_problem(model: Supernet, dataset: str, config: SearchConfig) -> Problem:
-    """What the settings ask for. Costs are those of the benchmark's networks on the data set, or else on CIFAR-10.
+def make_problem(model: Supernet, images: ChosenImages | PreparedImages, config: SearchConfig) -> Problem:
+    """What the settings ask for. Costs are those of the networks that would be exported.
 
     Raises:
         CondnetError: If they contradict each other.
     """
-    limits, objectives = config.limits, config.objective_names
+    limits, objectives, dataset = config.limits, config.objective_names, images.dataset
+    size = images.input_size(model)
     latency: Callable[[Arch], float] | None = None
     if config.latency_table:
         if dataset != 'cifar10' and find_benchmark(model.space.name, dataset):
@@ -154,11 +157,8 @@ def make_problem(model: Supernet, dataset: str, config: SearchConfig) -> Problem
         if config.sampler == 'grid' and 'latency' in limits:
             raise CondnetError('--sampler grid with --max-latency needs --latency-table; the latency of every '
                                'architecture would have to be measured first')  # fmt: skip
-        size, network = model.pretrained_cfg['input_size'], model.space.network_args(dataset)
-        latency = MeasuredLatency(model.space, model.num_classes, size, find_device(config.device), network)
-    if not model.space.has_costs(dataset):
-        dataset = 'cifar10'
-    return Problem(model.space, objectives, limits, latency, dataset)
+        latency = MeasuredLatency(model, size, find_device(config.device))
+    return Problem(model.space, objectives, limits, latency, NetworkCosts.of(model, size))
 
 
 def find_truth(
@@ -191,6 +191,7 @@ def search_identity(
         'objectives': list(problem.objectives),
         'limits': problem.limits,
         'latency': latency,
+        'costs': f'networks of {"x".join(map(str, images.input_size(subject.model)))} images',
         'dataset': images.dataset,
         **{key: value for key, value in images.facts().items() if key in ('eval_images', 'images_sha256')},
         'calib_batches': config.calib_batches,
