@@ -22,6 +22,7 @@ from condnet.ranking.evaluate import EvaluationData, Prediction
 from condnet.ranking.ranking import Ranking
 from condnet.ranking.run import rank
 from condnet.ranking.tree import predict
+from condnet.reports.drawing import draw
 from condnet.searching.config import SearchConfig
 from condnet.spaces.base import Arch, SearchSpace
 from condnet.spaces.costs import Cost
@@ -58,6 +59,7 @@ __all__ = [
     'build_supernet',
     'calibrate',
     'checkpoint_filter_fn',
+    'draw',
     'get_space',
     'list_pretrained',
     'load_benchmark',

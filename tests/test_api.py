@@ -38,7 +38,10 @@ def ranking():
 def test_ranking_is_that_of_the_command(ranking, tmp_path, capsys):
     file = tmp_path / 'command' / 'ranking.csv'
     assert validate_main(['--checkpoint', NAME, '--num-archs', '6', *FLAGS, '--results-file', str(file)]) == 0
-    assert capsys.readouterr().out == f'{ranking}\n'
+    names = ('ranking.csv', 'ranking.json', 'ranking_best.csv', 'ranking.png')
+    files = ', '.join(str(file.with_name(name)) for name in names)
+    assert capsys.readouterr().out == f'{ranking}\nwrote {files}\n'
+    assert sorted(path.name for path in file.parent.iterdir()) == sorted(names)
     ranking.to_csv(tmp_path / 'ranking.csv')
     assert (tmp_path / 'ranking.csv').read_bytes() == file.read_bytes()
     assert ranking.summary == json.loads(file.with_suffix('.json').read_text())
@@ -68,7 +71,9 @@ def test_model_and_data_may_be_given_themselves(ranking):
 def test_results_only_where_they_are_asked_for(ranking, tmp_path):
     file = tmp_path / 'asked' / 'ranking.csv'
     condnet.rank(NAME, [p.index for p in ranking], results_file=file, **TINY)
-    assert sorted(path.name for path in file.parent.iterdir()) == ['ranking.csv', 'ranking.json', 'ranking.png']
+    assert sorted(path.name for path in file.parent.iterdir()) == [
+        'ranking.csv', 'ranking.json', 'ranking.png', 'ranking_best.csv'
+    ]  # fmt: skip
 
 
 def test_data_frame(ranking, monkeypatch):
@@ -97,8 +102,11 @@ def test_search_is_that_of_the_command(tmp_path, capsys):
     call = [NAME, *FLAGS, '--num-evals', '4', '--objectives', 'loss,flops', '--max-flops', '2e6', '--output']
     assert search_main([*call, str(tmp_path / 'command')]) == 0
     printed = capsys.readouterr().out.splitlines()
+    *printed, wrote = printed
     assert [line for line in printed if not line.startswith('  exported network')] == str(result).splitlines()
     assert any(line.endswith('(import condnet before timm loads it as local-dir:.../network)') for line in printed)
+    names = ('architectures.csv', 'front.png', 'network', 'search.json')
+    assert wrote == 'wrote ' + ', '.join(str(tmp_path / 'command' / name) for name in names)
     result.to_csv(tmp_path / 'architectures.csv')
     assert (tmp_path / 'architectures.csv').read_bytes() == (tmp_path / 'command/architectures.csv').read_bytes()
     exported = result.export(tmp_path / 'net')

@@ -45,9 +45,8 @@ def _read_minibench(space: SearchSpace, text: str, source: Path) -> list[Benchma
         try:
             accuracies = [to_float(value) for name, value in row.items() if _is_accuracy(name)]
             accuracy = sum(accuracies) / len(accuracies)
-            rows.append(
-                BenchmarkRow(_official_index(space, row), accuracy, to_int(row['params']), to_int(row['flops']))
-            )
+            costs = to_int(row['params']), to_int(row['flops'])
+            rows.append(BenchmarkRow(_official_index(space, row), accuracy, *costs, tuple(accuracies)))
         except ValueError as error:
             raise CondnetError(f'{where}: {error}') from error
     return rows
@@ -83,9 +82,16 @@ def _macro_row(space: SearchSpace, arch: str, entry: Any, where: str) -> Benchma
     check_columns(values, ('mean_acc', 'params', 'flops'), where)
     try:
         params, flops = _whole(values['params']), _whole(values['flops'])
-        return BenchmarkRow(space.index(arch), _number(values['mean_acc']), params, flops)
+        seeds = _seeds(values.get('test_acc'))
+        return BenchmarkRow(space.index(arch), _number(values['mean_acc']), params, flops, seeds)
     except (TypeError, ValueError) as error:
         raise CondnetError(f'{where}: {error}') from error
+
+
+def _seeds(values: Any) -> tuple[float, ...]:
+    """Accuracies of single trainings; what is something else is left alone, as nothing depends on it."""
+    usual = isinstance(values, list) and all(type(value) in (int, float) and 0 <= value <= 100 for value in values)
+    return tuple(map(float, values)) if usual else ()
 
 
 def _number(value: Any) -> float:

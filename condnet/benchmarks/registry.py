@@ -18,12 +18,14 @@ class BenchmarkRow:
         accuracy: Its true test accuracy in percent.
         params: Parameters of its network; None where the table does not say, and then so in every row.
         flops: FLOPs (multiply-adds) of its network for one image; None as for `params`.
+        seeds: Its accuracies by single trainings, of which `accuracy` is the mean, if the table has them.
     """
 
     index: int
     accuracy: float
     params: int | None = None
     flops: int | None = None
+    seeds: tuple[float, ...] = ()
 
 
 Reader = Callable[[SearchSpace, str, Path], Iterable[BenchmarkRow]]

@@ -42,6 +42,7 @@ class BenchmarkTable:
         flops: (N,) their FLOPs (multiply-adds) for one image; None if the table has none.
         path: The file or folder that it was read from.
         sha256: Digest of what was read.
+        seeds: (N, S) accuracies by single trainings, of which `accuracy` is the mean; None if the table has none.
     """
 
     space: str
@@ -52,6 +53,7 @@ class BenchmarkTable:
     flops: np.ndarray | None
     path: str
     sha256: str
+    seeds: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -80,6 +82,7 @@ class BenchmarkTable:
             accuracy=self.accuracy[order],
             params=None if self.params is None else self.params[order],
             flops=None if self.flops is None else self.flops[order],
+            seeds=None if self.seeds is None else self.seeds[order],
         )
 
 
@@ -115,7 +118,9 @@ def load_benchmark(
     indices, accuracy = np.array([row.index for row in rows]), np.array([row.accuracy for row in rows])
     columns = [row.params for row in rows], [row.flops for row in rows]
     params, flops = (None if None in column else np.array(column) for column in columns)
-    return BenchmarkTable(space, dataset, indices, accuracy, params, flops, path=str(source), sha256=digest)
+    numbers = {len(row.seeds) for row in rows}
+    seeds = np.array([row.seeds for row in rows]) if len(numbers) == 1 and min(numbers) > 1 else None
+    return BenchmarkTable(space, dataset, indices, accuracy, params, flops, str(source), digest, seeds)
 
 
 def _find_table(benchmark: Benchmark, path: 'str | os.PathLike[str] | None', download: bool) -> Path:

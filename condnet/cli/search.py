@@ -26,7 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     def command() -> None:
         args = make_parser().parse_args(argv)
         import_plugins(args)
-        print(search(args.checkpoint, config=config_from(args, SearchConfig)))
+        result = search(args.checkpoint, config=config_from(args, SearchConfig))
+        print(result)
+        print('wrote ' + ', '.join(map(str, result.files)))
 
     return run('condnet-search', command)
 

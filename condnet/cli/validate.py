@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         ranking = rank_in_team(args.checkpoint, config)
         if ranking is not None:
             print(ranking)
+            print('wrote ' + ', '.join(map(str, ranking.files)))
 
     return run('condnet-validate', command)
 

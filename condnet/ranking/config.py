@@ -82,6 +82,7 @@ class RankConfig(EvalConfig):
 
     model: str | None = setting(None, 'refuse a checkpoint of another model')
     results_file: str | None = setting(None, 'predictions; .json and .png beside it')
+    report: bool = setting(False, 'write a page (HTML) beside the results: plots, the best drawn, settings')
     num_archs: str | None = setting(
         None,
         f"how many random ones of the benchmark's, or 'all' (default: {DEFAULT_NUM_ARCHS}, or all of fewer)",

@@ -1,8 +1,10 @@
 """The result of a ranking."""
 
+import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +14,16 @@ import numpy as np
 
 from condnet.benchmarks.tables import BenchmarkTable
 from condnet.errors import CondnetError
+from condnet.ranking.costs import NetworkCosts
 from condnet.ranking.evaluate import Prediction
 from condnet.ranking.mean_ranks import columns_of, mean_ranks
 from condnet.ranking.metrics import SHOWN, ranked_by, ranking_metrics
+from condnet.ranking.noise import bootstrap_intervals, seed_ceiling
 from condnet.ranking.results import draw_predictions, summarize_predictions, write_predictions
-from condnet.spaces.base import SearchSpace
+from condnet.ranking.show import best_file, draw_costs, format_best, write_best
+from condnet.reports.page import Page, Row, write_page
+from condnet.spaces.base import Arch, SearchSpace
+from condnet.spaces.costs import Cost
 from condnet.utils.files import write_file
 from condnet.utils.plots import save_figure, to_png
 
@@ -24,6 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _logger = logging.getLogger(__name__)
+_MOST_DRAWN = 2000  # architectures of which bootstrap samples are drawn; of more, figures have next to no such noise
+_MOST_BUILT = 500  # networks that are built to know their costs, where these do not add up
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,6 +47,8 @@ class Ranking:
         notes: What else its summary says, behind all else.
         rank_by: Rank means that its summary has as well, see `condnet.ranking.mean_ranks`.
         columns: What rank means need beside the predictions, by name, in the same order as these.
+        network_cost: Parameters and FLOPs of the stand-alone network of an architecture; None if they are not known.
+        files: What was written.
     """
 
     predictions: list[Prediction]
@@ -47,6 +58,8 @@ class Ranking:
     notes: dict[str, Any] = field(default_factory=dict)
     rank_by: tuple[str, ...] = ()
     columns: dict[str, list[float]] = field(default_factory=dict)
+    network_cost: Callable[[Arch], Cost] | None = None
+    files: list[Path] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.predictions)
@@ -59,7 +72,7 @@ class Ranking:
         return f'<Ranking of {len(self)} architectures of {self.settings.get("space", self.space)}, {truth}>'
 
     def __str__(self) -> str:
-        return format_summary(self.summary)
+        return format_summary(self.summary) + (f'\n{format_best(self.space, self.rows)}' if self.predictions else '')
 
     def best(self, num: int = 1, by: str = 'accuracy') -> list[Prediction]:
         """The best by prediction, best first.
@@ -100,8 +113,37 @@ class Ranking:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """The metrics if there is a truth, the number of architectures, and what made the ranking."""
-        return {**self._metrics(), **self.settings, **self.notes}
+        """The metrics if there is a truth, with their noise, the number of architectures, and what made the ranking."""
+        return {**self._metrics(), **self._noise(), **self.settings, **self.notes}
+
+    def _noise(self) -> dict[str, Any]:
+        """Intervals of the figures, and the highest Kendall tau that can be asked for, as far as they are known."""
+        if self.table is None or len(self) < 2:
+            return {}
+        noise: dict[str, Any] = {}
+        if len(self) <= _MOST_DRAWN:
+            truth = self.table.accuracy
+            values = {'accuracy': [p.accuracy for p in self], 'loss': [-p.loss for p in self]}
+            values |= {by: self.mean_ranks(by).tolist() for by in self.rank_by}
+            intervals = {by: bootstrap_intervals(numbers, truth) for by, numbers in values.items()}
+            noise['intervals'] = {by: {key: list(ends) for key, ends in its.items()} for by, its in intervals.items()}
+        ceiling = None if self.table.seeds is None else seed_ceiling(self.table.seeds)
+        return noise if ceiling is None or math.isnan(ceiling) else {**noise, 'ceiling': ceiling}
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The architectures, best first by accuracy, with what is known of them; costs are the user's networks'."""
+        cost, truth = self.network_cost, {}
+        if isinstance(cost, NetworkCosts) and len(self) > _MOST_BUILT and not cost.is_sum:
+            cost = None
+        if self.table is not None:
+            truth = dict(zip(self.table.indices.tolist(), self.table.accuracy.tolist(), strict=True))
+        rows = []
+        for prediction in self.best(len(self)):
+            arch = self.space.parse(prediction.index)
+            costs = {} if cost is None else dataclasses.asdict(cost(arch))
+            rows.append(Row(arch, prediction.accuracy, prediction.loss, truth.get(prediction.index), costs))
+        return rows
 
     def metrics(self) -> dict[str, Any]:
         """How well predictions rank the architectures, see `condnet.ranking.metrics.summarize`.
@@ -122,12 +164,30 @@ class Ranking:
         write_predictions(Path(path), self.predictions)
 
     def plot(self, path: str | Path | None = None) -> 'Figure':
-        """Scatter plot of prediction against truth, which notebooks show; with a path also written as PNG.
+        """Scatter plot of prediction against truth, or else FLOPs, which notebooks show; with a path written as PNG.
 
         Raises:
-            CondnetError: If there is no ground truth.
+            CondnetError: If neither is known.
         """
+        if self.table is None and self._has_costs:
+            return save_figure(draw_costs(self.space, self.rows), path)
         return save_figure(draw_predictions(self.predictions, self._check_truth(), self.summary), path)
+
+    @property
+    def _has_costs(self) -> bool:
+        return bool(self.predictions) and all('flops' in row.costs for row in self.rows)
+
+    def report(self, path: str | Path) -> None:
+        """Write one page of HTML: plots with the architecture under the pointer, the best drawn, figures and settings.
+
+        Raises:
+            CondnetError: If the package that draws its plots is missing.
+        """
+        summary, intervals = self.summary, self.summary.get('intervals', {})
+        measures = {by: {**summary[by], 'intervals': intervals.get(by, {})} for by in ranked_by(summary)}
+        title = f'{summary.get("model", "")} ({summary.get("space", self.space)}): {len(self)} architectures ranked'
+        settings = {**self.settings, **self.notes}
+        write_page(path, Page(title, self.space, self.rows, measures, summary.get('ceiling'), settings))
 
     def to_frame(self) -> Any:
         """A data frame of pandas: index, architecture, prediction, and what the table says.
@@ -150,14 +210,20 @@ class Ranking:
             columns |= {name: values for name, values in known.items() if values is not None}
         return pandas.DataFrame(columns)
 
-    def write(self, path: Path) -> None:
-        """Write predictions (CSV), summary (JSON) and, with a table, a plot (PNG), each whole or not at all."""
-        plot = None if self.table is None else to_png(self.plot())
+    def write(self, path: Path, report: bool = False) -> None:
+        """Write predictions (CSV), the same best first, summary (JSON), a plot (PNG) and perhaps a page (HTML)."""
+        plot = to_png(self.plot()) if self.table is not None or self._has_costs else None
         path.parent.mkdir(parents=True, exist_ok=True)
         self.to_csv(path)
         write_file(path.with_suffix('.json'), (json.dumps(self.summary, indent=2) + '\n').encode())
+        write_best(best_file(path), self.space, self.rows)
+        self.files[:] = [path, path.with_suffix('.json'), best_file(path)]
         if plot is not None:
             write_file(path.with_suffix('.png'), plot)
+            self.files.append(path.with_suffix('.png'))
+        if report:
+            self.report(path.with_suffix('.html'))
+            self.files.append(path.with_suffix('.html'))
         _logger.info(f'wrote {path} and what belongs to it')
 
 
@@ -178,4 +244,16 @@ def format_summary(summary: dict[str, Any]) -> str:
         cells = [summary[name][metric] for metric in SHOWN]
         texts = ['-' if cell is None else f'{cell:.3f}' for cell in cells]
         lines.append(f'{name:<{width}}' + ''.join(f'{text:>9}' for text in texts[:-1]) + f'{texts[-1]:>13}')
+    lines += _describe_noise(summary)
     return '\n'.join(lines)
+
+
+def _describe_noise(summary: dict[str, Any]) -> list[str]:
+    lines = []
+    for by, its in summary.get('intervals', {}).items():
+        ends = [f'{title} {its[key][0]:.{digits}f} to {its[key][1]:.{digits}f}' for key, title, digits in
+                (('kendall_tau', 'KT', 2), ('top1', 'top-1', 2), ('top10', 'top-10', 2)) if key in its]  # fmt: skip
+        lines.append(f'95% intervals by {by}: {", ".join(ends)}')
+    if 'ceiling' in summary:
+        lines.append(f'ceiling: one training of each architecture ranks their means with KT {summary["ceiling"]:.2f}')
+    return lines

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from condnet.benchmarks.tables import BenchmarkTable
 from condnet.checkpoints.training import USUAL
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, show
 from condnet.ranking.evaluate import Prediction
 from condnet.ranking.metrics import summarize
 from condnet.utils.csvfile import read_csv, read_text, to_float, to_int, write_csv
@@ -69,6 +70,46 @@ def read_summary(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_bytes()))  # of bytes it finds the encoding
     except (TypeError, ValueError, RecursionError) as error:
         raise CondnetError(f'{path} is no summary of a ranking, or damaged: {error}') from error
+
+
+_SAME = (
+    'model',
+    'space',
+    'checkpoint_sha256',
+    'ema',
+    'calibration',
+    'amp_dtype',
+    'dataset',
+    'eval_images',
+    'images_sha256',
+)
+
+
+def check_finished(path: Path, settings: dict[str, Any], indices: Iterable[int]) -> None:
+    """Refuse to replace a finished ranking by another one; the same may be made again.
+
+    Args:
+        path: The file of the predictions.
+        settings: What the new ranking depends on.
+        indices: Its architectures.
+
+    Raises:
+        CondnetError: If another one, or something else, is there.
+    """
+    if not path.exists() or path.with_suffix('.partial').exists():  # which goes on, or is refused for itself
+        return
+    hint = 'delete it, or choose another --results-file'
+    if not path.with_suffix('.json').exists():
+        raise CondnetError(f'{path} is there already, without the summary of a ranking beside it; {hint}')
+    there, settings = read_summary(path.with_suffix('.json')), json.loads(json.dumps(settings))
+    what = f'{path} holds a finished ranking of {there.get("num_archs")} architectures by {there.get("model")}'
+    for key in _SAME:
+        if there.get(key) != settings.get(key):
+            raise CondnetError(
+                f'{what} with {_show(key)} {show(there.get(key))}, not {show(settings.get(key))}; {hint}'
+            )
+    if {prediction.index for prediction in read_predictions(path)} != set(indices):
+        raise CondnetError(f'{what}, which are others than those of now; {hint}')
 
 
 class Journal:

@@ -20,6 +20,7 @@ from condnet.benchmarks.tables import BenchmarkTable
 from condnet.errors import CondnetError
 from condnet.models.counts import describe_untrained
 from condnet.ranking.config import DEFAULT_NUM_ARCHS, EvalConfig, RankConfig
+from condnet.ranking.costs import NetworkCosts
 from condnet.ranking.evaluate import EvaluationData, Prediction
 from condnet.ranking.inputs import (
     Benchmark,
@@ -34,9 +35,10 @@ from condnet.ranking.inputs import (
 )
 from condnet.ranking.mean_ranks import columns_of, parse_rank_by, read_columns
 from condnet.ranking.ranking import Ranking
-from condnet.ranking.results import Journal
+from condnet.ranking.results import Journal, check_finished
 from condnet.ranking.tree import predict
 from condnet.ranking.workers import Team, join_team
+from condnet.reports.page import check_report_package
 from condnet.spaces.base import ENUMERABLE, Arch, SearchSpace
 from condnet.spaces.registry import get_space
 from condnet.utils.files import check_folder_to_write
@@ -124,6 +126,8 @@ class _Ranker:
         """The ranking; None in processes that only help the first one of a team."""
         if self.config.results_file is not None:
             check_results_file(Path(self.config.results_file))
+            if self.config.report:
+                check_report_package()
         model, config = self.subject.model, self.config
         given = {model.space.parse(arch) for arch in request.archs or config.archs}
         is_ranking = len(given) > 1 or (not given and config.num_archs != '1')  # one architecture has no rank
@@ -140,6 +144,8 @@ class _Ranker:
         settings = {**provenance(self.subject, config), **images.facts()}
         settings['architectures'] = 'given' if given else f'{num_archs}, drawn with seed {config.seed}'
         settings |= {'table': None if table is None else {'file': Path(table.path).name, 'sha256': table.sha256}}
+        if config.results_file is not None:
+            check_finished(Path(config.results_file), settings, map(model.space.index, archs))
         data = images.prepare(model, config)
         if team is not None:
             team.check_equal(settings)
@@ -148,15 +154,18 @@ class _Ranker:
                 return None
         # The journal does without the notes: those of before they were recorded are continued.
         notes = {'data_match': images.match}
-        columns = self._columns(archs, table, images.dataset)
+        cost = NetworkCosts.of(model, images.input_size(model))
+        columns = self._columns(archs, table, cost)
         if columns and config.rank_columns is not None:
             path = Path(config.rank_columns)
             notes['rank_columns'] = {'file': path.name, 'sha256': hashlib.sha256(path.read_bytes()).hexdigest()}
         rank_by = tuple(parse_rank_by(config.rank_by))
-        ranking = Ranking([], model.space, table, settings, notes, rank_by, columns)
+        ranking = Ranking([], model.space, table, settings, notes, rank_by, columns, cost)
         return self._predict(ranking, archs, data, team)
 
-    def _columns(self, archs: list[Arch], table: BenchmarkTable | None, dataset: str) -> dict[str, list[float]]:
+    def _columns(
+        self, archs: list[Arch], table: BenchmarkTable | None, cost: NetworkCosts | None
+    ) -> dict[str, list[float]]:
         """What rank means need beside the predictions, in order of the architectures.
 
         Raises:
@@ -169,8 +178,8 @@ class _Ranker:
             known = None if table is None else getattr(table, name)
             if known is not None:
                 columns[name] = known.tolist()
-            elif name in wanted and space.has_costs(dataset):
-                columns[name] = [getattr(space.cost(arch, dataset), name) for arch in archs]
+            elif name in wanted and cost is not None:
+                columns[name] = [getattr(cost(arch), name) for arch in archs]
         if missing := sorted(wanted - columns.keys()):
             if file is None:
                 raise CondnetError(f'--rank-by needs {", ".join(missing)}, which is not known; name a table with it '
@@ -193,7 +202,7 @@ class _Ranker:
         predictions = rank_architectures(model.space, archs, evaluate, journal, self.shows_progress)
         ranking = dataclasses.replace(ranking, predictions=predictions)
         if path is not None and journal is not None:
-            ranking.write(path)
+            ranking.write(path, self.config.report)
             journal.remove()
         return ranking
 

@@ -22,6 +22,7 @@ class SearchConfig(EvalConfig):
     """
 
     output: str | None = setting(None, 'directory of the results')
+    report: bool = setting(False, 'write report.html as well: plots, the best drawn, settings')
     sampler: str = setting('nsga2', "Optuna's; grid: everything", group=_SEARCH, choices=SAMPLER_NAMES)
     num_evals: int = setting(
         500,

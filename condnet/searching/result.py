@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from condnet.benchmarks.tables import BenchmarkTable
 from condnet.models import Supernet
 from condnet.ranking.evaluate import EvaluationData
+from condnet.reports.page import Page, Row, write_page
 from condnet.searching.export import calibrated_subnet, check_onnx_packages, export_network, export_onnx
 from condnet.searching.problem import Candidate, Problem
 from condnet.searching.report import describe_candidate, draw_candidates, format_summary, write_architectures
@@ -35,6 +37,8 @@ class SearchResult:
         counts: How many architectures were evaluated, proposed, and within the limits.
         facts: What made the result.
         network: What is known of the winner as a network of its own, once it is exported.
+        table: Ground truth, if there is one.
+        files: What was written.
     """
 
     problem: Problem
@@ -46,6 +50,8 @@ class SearchResult:
     counts: dict[str, Any]
     facts: dict[str, Any]
     network: dict[str, Any] = field(default_factory=dict)
+    table: BenchmarkTable | None = None
+    files: list[Path] = field(default_factory=list)
 
     @property
     def best(self) -> Candidate:
@@ -110,14 +116,33 @@ class SearchResult:
             self.network['onnx_difference'] = export_onnx(net, folder.with_name(f'{folder.name}.onnx'), images)
         return dict(self.network)
 
-    def write(self, output: Path, onnx: bool = False) -> None:
-        """Write table, plot, the winner's network and the summary to a folder."""
+    def report(self, path: str | Path) -> None:
+        """Write one page of HTML: plots with the architecture under the pointer, the best drawn, and settings.
+
+        Raises:
+            CondnetError: If the package that draws its plots is missing.
+        """
+        truth, space = {}, self.problem.space
+        if self.table is not None:
+            truth = dict(zip(self.table.indices.tolist(), self.table.accuracy.tolist(), strict=True))
+        rows = [Row(c.arch, c.value('accuracy'), c.value('loss'), truth.get(space.index(c.arch)), c.costs)
+                for c in self.candidates]  # fmt: skip
+        headline, *notes = str(self).splitlines()
+        write_page(path, Page(headline, space, rows, settings=self.facts, notes=notes))
+
+    def write(self, output: Path, onnx: bool = False, report: bool = False) -> None:
+        """Write table, plot, the winner's network, the summary and perhaps a page to a folder."""
         output.mkdir(parents=True, exist_ok=True)
         with alone_in(output):
             self.to_csv(output / 'architectures.csv')
             write_file(output / 'front.png', to_png(self.plot()))
             self.export(output / 'network', onnx)
             write_file(output / 'search.json', (json.dumps(self.summary, indent=2) + '\n').encode())
+            if report:
+                self.report(output / 'report.html')
+        names = ['architectures.csv', 'front.png', 'network', 'search.json']
+        names += (['network.onnx'] if onnx else []) + (['report.html'] if report else [])
+        self.files[:] = [output / name for name in names]
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from condnet.ranking.inputs import (
 )
 from condnet.ranking.run import for_model
 from condnet.ranking.tree import predict
+from condnet.reports.page import check_report_package
 from condnet.searching.config import SearchConfig
 from condnet.searching.export import check_onnx_packages
 from condnet.searching.latency import MeasuredLatency, read_latency_table
@@ -77,9 +78,11 @@ def search(
         check_onnx_packages()
     if config.output is not None:
         check_folder_to_write(Path(config.output))
+        if config.report:
+            check_report_package()
     result = _search(model, data, benchmark, config)
     if config.output is not None:
-        result.write(Path(config.output), config.onnx)
+        result.write(Path(config.output), config.onnx, config.report)
     return result
 
 
@@ -119,7 +122,7 @@ def _search(model: Model, data: Data | None, benchmark: Benchmark | None, config
         'hardware': hardware_name(find_device(config.device)),
         'versions': {'torch': torch.__version__, 'timm': timm.__version__, 'optuna': optuna.__version__},
     }
-    return SearchResult(problem, candidates, front, truth, subject.model, evaluation, counts, facts)
+    return SearchResult(problem, candidates, front, truth, subject.model, evaluation, counts, facts, table=table)
 
 
 @contextmanager
