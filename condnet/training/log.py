@@ -69,7 +69,9 @@ def describe_start(config: TrainConfig, settled: Settled, images: tuple[int, int
     """
     size = 'x'.join(map(str, settled.input_size))
     numbers = '' if images is None else f', {images[0]:,} images and {images[1]:,} withheld'
-    epochs = f'{config.total_epochs} epochs' + (f', split after {config.split_epoch}' if config.split_epoch else '')
+    epochs = f'{config.total_epochs} epoch{"s" if config.total_epochs > 1 else ""}' + (
+        f', split after {config.split_epoch}' if config.split_epoch else ''
+    )
     many = f' in {settled.num_processes} processes' if settled.num_processes > 1 else ''
     return (f'{config.model}, {parameters:,} parameters; {settled.data_name or config.data_dir}{numbers}, '
             f'{settled.num_classes} classes, {size}; {epochs}, batches of {config.batch_size}, {config.opt} with '
