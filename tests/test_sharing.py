@@ -28,7 +28,7 @@ from condnet.ranking.tree import predict
 from condnet.ranking.workers import Team
 
 ARCHS = [*range(0, 15_625, 1960), *range(7, 15_625, 1960)]  # many of equal truth: they cover each other in the plot
-FILES = ['ranking.csv', 'ranking.json', 'ranking.png']
+FILES = ['ranking.csv', 'ranking.json', 'ranking.png', 'ranking_best.csv']
 
 
 @pytest.fixture(scope='module')
