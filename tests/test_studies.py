@@ -191,7 +191,7 @@ def test_killed_study_leaves_no_process_and_ends_with_the_same_files(study, no_f
         process = os.fork()
         if not process:
             try:
-                main([*arguments, '--train-flags=--pause 0.4'])
+                main([*arguments, '--train-flags=--pause 2'])  # long enough for the kill on a busy machine
             finally:
                 os._exit(1)
         wait_for(Path(f'killed/nb201_glyphs/seed0/{awaited}.pth.tar').exists)
