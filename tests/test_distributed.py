@@ -101,18 +101,18 @@ def read_run(output: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_the_command_in_two_processes_and_resumed_in_one(tiny_data, tmp_path):
+def test_the_command_in_two_processes_and_resumed_in_one(tiny_folder, tmp_path):
     """The split, averaged weights and the summary, and a resume with another number."""
     more = ('--model-ema', '--model-ema-decay', '0.9')
-    alone = train_args(tiny_data, tmp_path / 'alone', *more, '--grad-accum-steps', '2')
+    alone = train_args(tiny_folder, tmp_path / 'alone', *more, '--grad-accum-steps', '2')
     assert main(alone) == 0
-    both = train_args(tiny_data, tmp_path / 'both', *more)
+    both = train_args(tiny_folder, tmp_path / 'both', *more)
     ends = finish(start(tmp_path, main, both))
     assert [status for status, _ in ends] == [0, 0], ends
     assert 'epoch 3 done' in ends[0][1] and 'epoch' not in ends[1][1]  # one of them logs
     whole = read_run(tmp_path / 'alone')
     assert_close(read_run(tmp_path / 'both'), whole, 1e-4)
-    resumed = train_args(tiny_data, tmp_path / 'resumed', *more)
+    resumed = train_args(tiny_folder, tmp_path / 'resumed', *more)
     ends = finish(start(tmp_path, main, [*resumed, '--stop-epoch', '3']))
     assert [status for status, _ in ends] == [0, 0], ends
     more = ['--grad-accum-steps', '2', '--resume', str(tmp_path / 'resumed')]
@@ -122,9 +122,9 @@ def test_the_command_in_two_processes_and_resumed_in_one(tiny_data, tmp_path):
     assert_close(read_run(tmp_path / 'resumed'), whole, 1e-4)
 
 
-def test_a_lost_process_ends_the_others(tiny_data, tmp_path):
+def test_a_lost_process_ends_the_others(tiny_folder, tmp_path):
     output = tmp_path / 'output'
-    command = train_args(tiny_data, output, '--epochs', '2000', '--eval-interval', '0', '--recovery-interval', '1')
+    command = train_args(tiny_folder, output, '--epochs', '2000', '--eval-interval', '0', '--recovery-interval', '1')
     processes = start(tmp_path, main, command)
     try:
         while not (output / LAST).exists():
@@ -141,8 +141,8 @@ def test_a_lost_process_ends_the_others(tiny_data, tmp_path):
     read_training_checkpoint(output / LAST)
 
 
-def test_what_the_first_process_finds_wrong_ends_all(tiny_data, tmp_path):
-    command = train_args(tiny_data, tmp_path / 'output')
+def test_what_the_first_process_finds_wrong_ends_all(tiny_folder, tmp_path):
+    command = train_args(tiny_folder, tmp_path / 'output')
     ends = finish(start(tmp_path, main, [*command, '--resume', str(tmp_path / 'no.tar')]))
     assert [status for status, _ in ends] == [2, 2]
     assert all('error: no checkpoint file at ' in error for _, error in ends)

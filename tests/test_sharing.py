@@ -224,7 +224,7 @@ def test_full_disk(arguments, reference, tmp_path):
     assert 0 < len(kept) < len(ARCHS) and (folder / 'ranking.partial').stat().st_size == 1000
     assert finish(start(arguments, folder, limiting(10_000))) == 2
     assert last_error(folder).endswith(f"File too large: '{folder / 'ranking.png'}'")
-    assert set(contents(folder)) == {'ranking.csv', 'ranking.json', 'ranking.partial'}
+    assert set(contents(folder)) == {'ranking.csv', 'ranking.json', 'ranking.partial', 'ranking_best.csv'}
     assert finish(start(arguments, folder)) == 0
     assert contents(folder) == reference
 
