@@ -226,8 +226,8 @@ body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; ma
 h1 {{ font-size: 1.5em; }} h2 {{ font-size: 1.15em; margin-top: 2em; }}
 table {{ border-collapse: collapse; }}
 th, td {{ padding: .3em .8em; text-align: left; border-bottom: 1px solid #ddd; vertical-align: middle; }}
-td svg {{ display: block; max-width: 640px; height: auto; }}
-code {{ font-size: .85em; }}
+td svg {{ display: block; max-width: 520px; height: auto; }}
+code {{ font-size: .8em; overflow-wrap: anywhere; }}
 </style>
 </head>
 <body>
