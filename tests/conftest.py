@@ -1,9 +1,12 @@
 """What several test files need: real data, small models and real training steps."""
 
 import csv
+import logging
 import multiprocessing
 import os
+import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,6 +116,29 @@ def hold_lock(path, held):
     lock.acquire()
     held.set()
     time.sleep(60)
+
+
+def in_child(function, stdout: Path | None = None, stderr: Path | None = None) -> int:
+    """Exit status of a process that calls a function which returns it; what it writes goes to these files.
+
+    It is forked, as a new interpreter takes seconds to import torch and timm.
+    """
+    process = os.fork()
+    if not process:
+        status = 1
+        try:  # nothing of the parent may run on in the child
+            for number, path in ((1, stdout), (2, stderr)):
+                if path is not None:
+                    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+            sys.stdout, sys.stderr = open(1, 'w', closefd=False), open(2, 'w', buffering=1, closefd=False)
+            logging.getLogger().handlers.clear()  # pytest's
+            status = function()
+            sys.stdout.flush()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 @contextmanager

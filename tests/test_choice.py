@@ -38,7 +38,7 @@ def outputs(model, archs, images):
 def test_split_changes_no_output_bit(trained):
     task, optimizer = trained
     images, _ = random_batch(2, seed=99)
-    archs = task.model.space.sample_distinct(200, seed=5)
+    archs = task.model.space.sample_distinct(50, seed=5)
     ema = task.trainable_module_ema.module
     before, before_ema = outputs(task.model, archs, images), outputs(ema, archs, images)
     task.split(optimizer)

@@ -3,14 +3,12 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from conftest import train_args
+from conftest import in_child, train_args
 from PIL import Image
 
 from condnet import CondnetError
@@ -60,12 +58,11 @@ def test_anything_else_is_a_fault_of_the_program(error):
 
 
 @pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs a device that is always full')
-def test_output_that_cannot_be_written():
+def test_output_that_cannot_be_written(tmp_path):
     """Python itself would say so at exit, in several lines."""
-    code = "from condnet.cli.common import run; raise SystemExit(run('x', lambda: print('result')))"
-    with open('/dev/full', 'w') as full:
-        done = subprocess.run([sys.executable, '-c', code], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (2, 'x: error: [Errno 28] No space left on device\n')
+    log = tmp_path / 'log'
+    assert in_child(lambda: run('x', lambda: print('result')), stdout=Path('/dev/full'), stderr=log) == 2
+    assert log.read_text() == 'x: error: [Errno 28] No space left on device\n'
 
 
 @pytest.fixture

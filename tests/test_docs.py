@@ -1,29 +1,31 @@
 """README.md and docs/: links lead somewhere, and what the pages tell to type works.
 
 A ```bash or ```python block is run as it stands, those of a page in order and in one folder, its Python in one
-namespace, unless an HTML comment before it says why not: `<!-- not run: needs CIFAR-10, 2 hours -->`. `<!-- slow -->`
-on a line of its own in a page makes its test a slow one. `python tests/test_docs.py PAGE` runs a page in the folder it
-is called in.
+namespace, unless an HTML comment before it says why not: `<!-- not run: needs CIFAR-10, 2 hours -->`.
+`python tests/test_docs.py PAGE` runs a page in the folder it is called in, with the commands that are installed; so CI
+does with README.md.
 """
 
+import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import huggingface_hub
 import pytest
+from conftest import in_child
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from tools.draw_split import draw
-
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
-RUN_ELSEWHERE = {'your_own_space.md'}  # test_example_space.py follows it
-COMMANDS = [path.stem for path in (ROOT / 'condnet' / 'cli').glob('*.py') if 'def main' in path.read_text()]
+RUN_ELSEWHERE = {'README.md', 'your_own_space.md'}  # by CI, and by test_example_space.py
 MARKDOWN = MarkdownIt('commonmark').enable('table')
 NOT_RUN = re.compile(r'<!-- not run: \S.*-->\s*')
 A_PATH = re.compile(r'(?:\.ci|checkpoints|condnet|docs|examples|results|tests|tools)/[\w./-]*\w|\w+\.py')
@@ -50,8 +52,26 @@ def blocks_of(page: Path) -> list[Block]:
     ]
 
 
-def run_page(page: Path) -> None:
-    """Run the blocks of a page in this process and folder."""
+def run_bash(code: str) -> int:
+    """Run commands as a user does; returns the exit status."""
+    return subprocess.run(['bash', '-euo', 'pipefail', '-c', code]).returncode
+
+
+def run_forked(code: str) -> int:
+    """Run commands in forks of this process, if they are but those of condnet, and without what only a shell knows."""
+    lines = [shlex.split(line, comments=True) for line in code.replace('\\\n', ' ').splitlines()]
+    lines = [line for line in lines if line]
+    if not all(line[0].startswith('condnet-') and not set(' '.join(line)) & set('|<>&;$`*') for line in lines):
+        return run_bash(code)
+    for command, *arguments in lines:
+        module = importlib.import_module(command.replace('condnet-', 'condnet.cli.'))
+        if status := in_child(lambda main=module.main, arguments=arguments: main(arguments)):
+            return status
+    return 0
+
+
+def run_page(page: Path, run_commands: Callable[[str], int] = run_bash) -> int:
+    """Run the blocks of a page in this process and folder; returns the exit status."""
     namespace: dict[str, object] = {'__name__': '__main__'}
     for block in blocks_of(page):
         where = f'{page.name}:{block.line}'
@@ -60,8 +80,10 @@ def run_page(page: Path) -> None:
         print(f'== {where}', flush=True)
         if block.kind == 'python':
             exec(compile('\n' * block.line + block.code, page.name, 'exec'), namespace)
-        elif subprocess.run(['bash', '-euo', 'pipefail', '-c', block.code]).returncode:
-            sys.exit(f'{where} failed')
+        elif run_commands(block.code):
+            print(f'{where} failed')
+            return 1
+    return 0
 
 
 def inlines(page: Path) -> list[Token]:
@@ -128,38 +150,22 @@ def test_the_readme_is_short():
 
 
 def test_the_picture_is_what_its_script_draws():
+    from tools.draw_split import draw  # not there where only the package is installed
+
     assert (ROOT / 'docs' / 'split.svg').read_text() == draw()
 
 
-@pytest.fixture
-def commands(tmp_path):
-    """A folder with the commands of this source tree, as an installation would make them."""
-    folder = tmp_path / 'bin'
+@pytest.mark.slow
+@pytest.mark.parametrize('page', [
+    page for page in PAGES if page.name not in RUN_ELSEWHERE and any(block.is_run for block in blocks_of(page))
+], ids=lambda page: page.name)  # fmt: skip
+def test_what_a_page_tells_to_type_works(page, tmp_path, monkeypatch):
+    folder, log = tmp_path / 'empty', tmp_path / 'log'
     folder.mkdir()
-    for name in COMMANDS:
-        script = folder / f'condnet-{name}'
-        script.write_text(f'#!{sys.executable}\nimport sys\nfrom condnet.cli.{name} import main\nsys.exit(main())\n')
-        script.chmod(0o755)
-    return folder
-
-
-def pages_to_run():
-    for page in PAGES:
-        if page.name not in RUN_ELSEWHERE and any(block.is_run for block in blocks_of(page)):
-            slow = '<!-- slow -->' in page.read_text().splitlines()
-            yield pytest.param(page, id=page.name, marks=[pytest.mark.slow] if slow else [])
-
-
-@pytest.mark.parametrize('page', list(pages_to_run()))
-def test_what_a_page_tells_to_type_works(page, commands, tmp_path):
-    folder = tmp_path / 'empty'
-    folder.mkdir()
-    path = os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ['PATH']])
-    python_path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
-    env = {**os.environ, 'PATH': path, 'PYTHONPATH': python_path, 'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1'}
-    done = subprocess.run([sys.executable, __file__, page], cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    assert in_child(lambda: run_page(page, run_forked), log, log) == 0, log.read_text()
 
 
 if __name__ == '__main__':
-    run_page(Path(sys.argv[1]).resolve())
+    sys.exit(run_page(Path(sys.argv[1]).resolve()))

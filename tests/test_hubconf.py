@@ -32,6 +32,7 @@ for name in kwargs:
 pretrained = torch.hub.load(repo, 'nb201_cond_supernet', source='local', pretrained=True, tag='cond_glyphs')
 answers['active_subnet'] = pretrained.active_subnet
 answers['condnet'] = sys.modules['condnet'].__file__
+answers['heavy'] = sorted({'matplotlib', 'optuna', 'plotly', 'scipy'} & set(sys.modules))
 print(json.dumps(answers))
 """
 
@@ -65,6 +66,11 @@ def test_model_is_that_of_timm(answers, name):
     torch.manual_seed(0)
     expected = timm.create_model(name, **KWARGS[name]).state_dict()
     assert answers['models'][name] == {key: value.double().sum().item() for key, value in expected.items()}
+
+
+def test_import_is_light(answers):
+    """Who only builds a model waits neither for figures nor for the search."""
+    assert answers['heavy'] == []
 
 
 def test_tag_of_pretrained_weights(answers):

@@ -1,8 +1,6 @@
 """Locks between processes: who is kept out, until when, and where there are none."""
 
 import fcntl
-import subprocess
-import sys
 import threading
 import time
 
@@ -62,14 +60,3 @@ def test_folder_that_is_missing_is_not_made(tmp_path):
     with pytest.raises(FileNotFoundError, match='missing'):
         Lock(tmp_path / 'missing' / '.lock').acquire()
     assert not list(tmp_path.iterdir())
-
-
-_WITHOUT_UNIX = """
-import sys
-sys.modules |= dict.fromkeys(('fcntl', 'resource', 'pwd', 'grp', 'termios'))
-from condnet.cli import benchmarks, convert, hub, search, study, train, validate
-"""
-
-
-def test_commands_are_there_without_the_modules_of_unix():
-    subprocess.run([sys.executable, '-W', 'ignore', '-c', _WITHOUT_UNIX], check=True)
