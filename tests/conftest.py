@@ -19,7 +19,7 @@ from PIL import Image
 from timm.optim import create_optimizer_v2
 
 import condnet  # noqa: F401  # registers the models
-from condnet.data import CIFAR10_CLASSES
+from condnet.data import CIFAR10_CLASSES, Images, load_images
 from condnet.spaces.registry import get_space
 from condnet.training.step import TrainingStep
 from condnet.training.task import SupernetTask
@@ -42,6 +42,12 @@ def data_dir() -> Path:
     return Path(os.environ['CONDNET_DATA'])
 
 
+@pytest.fixture(scope='session')
+def cifar10(data_dir) -> Images:
+    """The training images of CIFAR-10. To read them takes long: who needs them is in the xdist group `cifar10`."""
+    return load_images(data_dir)
+
+
 def make_training(name: str, lr: float = 0.025, ema: bool = False, **kwargs):
     """A super-network in its task, with the optimizer of the recipes."""
     torch.manual_seed(0)
@@ -57,9 +63,9 @@ def train_step(task, optimizer, images, targets) -> None:
     TrainingStep(task, optimizer)(images, targets)
 
 
-def random_batch(size: int = 8, seed: int = 0):
+def random_batch(size: int = 8, seed: int = 0, pixels: int = 32):
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(size, 3, 32, 32, generator=generator).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(size, 3, pixels, pixels, generator=generator).contiguous(memory_format=torch.channels_last)
     return images, torch.randint(10, (size,), generator=generator)
 
 

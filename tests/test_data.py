@@ -38,13 +38,6 @@ CLASSES = ('cat', 'dog', 'frog')
 PER_CLASS = 12
 
 
-@pytest.fixture(scope='module')
-def cifar10() -> Images:
-    if not os.environ.get('CONDNET_DATA'):
-        pytest.skip('CONDNET_DATA names no directory with data')
-    return load_images(os.environ['CONDNET_DATA'])
-
-
 @pytest.fixture
 def images() -> Images:
     """Random images, in canonical order."""
@@ -135,6 +128,7 @@ class TestLoadImages:
         assert equal(load_images(tmp_path / 'tar', download=True), images)
 
     @pytest.mark.slow
+    @pytest.mark.xdist_group('cifar10')
     def test_cifar10(self, cifar10):
         assert cifar10.classes == (
             *('airplane', 'automobile', 'bird', 'cat', 'deer'),
@@ -232,6 +226,7 @@ class TestBadData:
 
 class TestSubsets:
     @pytest.mark.slow
+    @pytest.mark.xdist_group('cifar10')
     def test_withheld_of_cifar10(self, cifar10):
         trained, withheld = withheld_indices(cifar10.targets)
         positions = [5000 * target + position for target in range(10) for position in range(4500, 5000)]
@@ -242,6 +237,7 @@ class TestSubsets:
         assert seen.isdisjoint(cifar10.select(withheld).digests())
 
     @pytest.mark.slow
+    @pytest.mark.xdist_group('cifar10')
     def test_calibration_of_cifar10(self, cifar10):
         calibration, validation = choose_images(cifar10, augmented=False)
         trained, withheld = withheld_indices(cifar10.targets)

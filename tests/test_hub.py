@@ -19,7 +19,7 @@ from condnet.ranking.evaluate import accuracy_and_loss, choose_images, evaluatio
 @pytest.fixture(scope='module')
 def checkpoint(tiny_data, tmp_path_factory):
     output = tmp_path_factory.mktemp('trained')
-    assert train(train_args(tiny_data, output)) == 0
+    assert train(train_args(tiny_data, output, '--model-ema', '--model-ema-decay', '0.5', '--eval-interval', '0')) == 0
     return output / 'last.pth.tar'
 
 
@@ -31,9 +31,9 @@ def flags(tiny_data, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def results(checkpoint, flags, tmp_path_factory):
-    """A ranking of 30 architectures by the checkpoint."""
+    """A ranking of 10 architectures by the checkpoint."""
     path = tmp_path_factory.mktemp('results') / 'ranking.csv'
-    arguments = ['--checkpoint', str(checkpoint), *flags, '--num-archs', '30', '--results-file', str(path)]
+    arguments = ['--checkpoint', str(checkpoint), *flags, '--num-archs', '10', '--results-file', str(path)]
     assert validate(arguments) == 0
     return path
 
@@ -72,8 +72,9 @@ def test_card_is_of_the_test_images_where_there_are_some(checkpoint, results, fl
     assert not (tmp_path / 'folder' / 'README.md').exists()  # it would be another's
 
 
-def test_results_of_another_checkpoint_are_refused(checkpoint, results, flags, tiny_data, tmp_path, capsys):
-    assert train(train_args(tiny_data, tmp_path / 'other', '--seed', '1')) == 0
+def test_results_of_another_checkpoint_are_refused(results, flags, tiny_data, tmp_path, capsys):
+    more = ['--seed', '1', '--epochs', '2', '--split-epoch', '1', '--eval-interval', '0']
+    assert train(train_args(tiny_data, tmp_path / 'other', *more)) == 0
     arguments = [str(tmp_path / 'other' / 'last.pth.tar'), str(tmp_path / 'folder'), '--results', str(results), *flags]
     assert main(['prepare', *arguments]) == 2
     error = capsys.readouterr().err
@@ -89,9 +90,8 @@ def test_card_without_a_comparison(checkpoint, flags, tmp_path):
     assert 'no benchmark to compare' in card.text and [r.metric_type for r in card.data.eval_results] == ['accuracy']
 
 
-def test_averaged_weights_have_their_own_ranking(tiny_data, flags, tmp_path, capsys):
-    assert train(train_args(tiny_data, tmp_path / 'out', '--model-ema', '--model-ema-decay', '0.5')) == 0
-    checkpoint, results = str(tmp_path / 'out' / 'last.pth.tar'), str(tmp_path / 'ranking.csv')
+def test_averaged_weights_have_their_own_ranking(checkpoint, flags, tmp_path, capsys):
+    checkpoint, results = str(checkpoint), str(tmp_path / 'ranking.csv')
     arguments = ['--checkpoint', checkpoint, *flags, '--use-ema', '--archs', '7', '6111', '--results-file', results]
     assert validate(arguments) == 0
     arguments = ['prepare', checkpoint, str(tmp_path / 'folder'), '--results', results, *flags]

@@ -32,7 +32,7 @@ for name in kwargs:
 pretrained = torch.hub.load(repo, 'nb201_cond_supernet', source='local', pretrained=True, tag='cond_glyphs')
 answers['active_subnet'] = pretrained.active_subnet
 answers['condnet'] = sys.modules['condnet'].__file__
-answers['heavy'] = sorted({'matplotlib', 'optuna', 'plotly', 'scipy'} & set(sys.modules))
+answers['heavy'] = sorted({'matplotlib', 'optuna', 'plotly'} & set(sys.modules))
 print(json.dumps(answers))
 """
 

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 import timm
+from conftest import FORK
 from test_benchmarks import nb201_row, write_nb201
 
 from condnet.benchmarks.registry import find_benchmark
@@ -69,7 +70,8 @@ def test_interrupted_table_is_completed(whole, tmp_path, monkeypatch):
     assert measured == INDICES[:1] and path.read_bytes() == whole.read_bytes()
 
 
-def test_two_processes_make_the_same_table(whole, tmp_path):
+def test_two_processes_make_the_same_table(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(minibench.multiprocessing, 'get_context', lambda _: FORK)  # they need not import everything
     make_table(tmp_path / 'two.csv', INDICES, num_seeds=2, workers=2, steps=3)
     assert (tmp_path / 'two.csv').read_bytes() == whole.read_bytes()
 

@@ -57,21 +57,32 @@ def test_checkpoint_is_what_its_name_promises(folder):
     assert sha256(folder) == read_config(folder)['weights_sha256'] == find_tag(folder.name).sha256
 
 
+@pytest.fixture(scope='module')
+def some_test_images(data_dir):
+    """2,000 of CIFAR-10's, for the time that all 10,000 take."""
+    images = load_images(data_dir, train=False)
+    return images.select(torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:2000])
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group('cifar10')
 @pytest.mark.parametrize('name', ['macro_cond_supernet.cond_cifar10', 'nb201_cond_supernet.cond1_cifar10'])
-def test_model_classifies_as_its_card_says(name, data_dir):
-    """One of each space, for the time that it takes."""
+def test_model_classifies_as_its_card_says(name, some_test_images):
+    """One of each space."""
     folder = ROOT / 'checkpoints' / name
     model = timm.create_model(folder.name, pretrained=True).eval().to(memory_format=torch.channels_last)
-    images = load_images(data_dir, train=False)
+    images = some_test_images
     data = evaluation_data(images.select([0]), images, model.pretrained_cfg, channels_last=True)
     figure = ModelCard.load(folder / 'README.md').data.eval_results[0]
     assert figure.metric_type == 'accuracy'
-    # The same machine and versions give the same number; with others, a few of the 10,000 images may tip over.
-    assert accuracy_and_loss(model, data)[0] == pytest.approx(figure.metric_value, abs=0.1)
+    # Of so few images it has a standard deviation of 1; images normalised otherwise would cost 5 and more.
+    assert accuracy_and_loss(model, data)[0] == pytest.approx(figure.metric_value, abs=3)
 
 
-def test_checkpoints_were_trained_on_the_images_that_withheld_ones_are_tested_on(data_dir):
+@pytest.mark.slow
+@pytest.mark.xdist_group('cifar10')
+def test_checkpoints_were_trained_on_the_images_that_withheld_ones_are_tested_on(cifar10):
     """`test_data.py` shows by content that no withheld image is among the training images of this very set."""
-    images, trainings = load_images(data_dir), [read_config(folder)['training'] for folder in CHECKPOINTS]
+    trainings = [read_config(folder)['training'] for folder in CHECKPOINTS]
     assert trainings and len({training['data_sha256'] for training in trainings}) == 1
-    assert match_images(images, trainings[0], None, CHECKPOINTS[0].name, str(data_dir))[1] is not None
+    assert match_images(cifar10, trainings[0], None, CHECKPOINTS[0].name, '')[1] is not None

@@ -18,14 +18,14 @@ from condnet.ranking.tree import Activations, Kept, group_by_route, predict, wal
 
 @pytest.fixture
 def data():
-    images, targets = random_batch(48, seed=1)
-    return EvaluationData(random_batch(40, seed=2)[0], images, targets, batch_size=16)
+    images, targets = random_batch(48, seed=1, pixels=16)
+    return EvaluationData(random_batch(40, seed=2, pixels=16)[0], images, targets, batch_size=16)
 
 
 @pytest.fixture(params=MODELS)
 def supernet(request):
     """A split super-network that was trained a little, so that its statistics are of mixed architectures."""
-    task, optimizer = make_training(request.param)
+    task, optimizer = make_training(request.param, **SMALL[request.param])
     for step in range(4):
         train_step(task, optimizer, *random_batch(8, seed=step))
     task.split(optimizer)
@@ -150,8 +150,8 @@ def test_calibration_where_feature_maps_are_of_one_pixel():
     [
         (lambda images: images[:0], 'needs images, got none'),
         (lambda images: images.to(torch.uint8), r'images are torch.uint8, expected normalised ones'),
-        (lambda images: images[:, :1], r'images have shape \(40, 1, 32, 32\), expected \(N, 3, H, W\)'),
-        (lambda images: images[0], r'images have shape \(3, 32, 32\), expected'),
+        (lambda images: images[:, :1], r'images have shape \(40, 1, 16, 16\), expected \(N, 3, H, W\)'),
+        (lambda images: images[0], r'images have shape \(3, 16, 16\), expected'),
     ],
 )
 def test_images_that_a_model_does_not_take(data, change, message):
@@ -221,7 +221,7 @@ def _plain(model, archs, data):
     return {p.index: p for p in (evaluate_subnet(model, arch, data) for arch in archs)}
 
 
-@pytest.mark.parametrize('memory', [0, 2_000_000, 1 << 30])  # nothing kept, only some, everything
+@pytest.mark.parametrize('memory', [0, 1_000_000, 1 << 30])  # nothing kept, only some, everything
 def test_engine_gives_the_numbers_of_the_plain_loop(supernet, data, memory):
     archs = supernet.space.sample_distinct(12, seed=3)
     archs += [(*archs[0][:-1], operation) for operation in supernet.space.choices]

@@ -7,10 +7,11 @@ import pytest
 from condnet.cli.validate import main
 from condnet.ranking.results import read_predictions
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('cifar10')]
 
 
-def test_ranking_of_a_published_checkpoint(data_dir, tmp_path):
+def test_ranking_of_a_published_checkpoint(data_dir, cifar10, tmp_path, monkeypatch):
+    monkeypatch.setattr('condnet.data.sources.load_images', lambda *_, **__: cifar10)  # read once for all tests
     archs, csv = ['index:0', 'index:3280', 'index:6560'], tmp_path / 'ranking.csv'
     arguments = ['--checkpoint', 'macro_cond_supernet.cond_cifar10', '--data-dir', str(data_dir), '--archs', *archs]
     few = ['--calib-batches', '1', '--eval-images', '200', '--results-file', str(csv)]
