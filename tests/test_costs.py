@@ -6,6 +6,7 @@ import json
 import pytest
 import timm
 import torch
+from conftest import SMALL
 from timm.layers import SelectAdaptivePool2d
 from torch import nn
 
@@ -38,6 +39,13 @@ def test_costs_are_counted_on_the_networks(name, size, kwargs):
         with model.subnet(arch):
             net = model.get_active_subnet()
         assert costs(arch) == measure_cost(net, torch.zeros(1, 3, size, size)) != model.space.cost(arch)
+
+
+def test_costs_of_a_few_are_those_of_many():
+    model = timm.create_model('nb201_cond_supernet', **SMALL['nb201_cond_supernet'])
+    few, many = NetworkCosts.of(model, (3, 16, 16)), NetworkCosts.of(model, (3, 16, 16))
+    archs = model.space.sample_distinct(25, seed=3)
+    assert many.is_sum and [few(arch) for arch in archs] == [many(arch) for arch in archs]
 
 
 def test_costs_of_the_benchmarks_own_networks_are_those_of_its_table():

@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import os
 import pickle
 import random
 import tarfile

@@ -7,7 +7,6 @@ does with README.md.
 """
 
 import importlib
-import os
 import re
 import shlex
 import subprocess
