@@ -7,7 +7,8 @@ from typing import Any
 class CondnetError(ValueError):
     """Bad input: data, settings, files or architectures that do not fit, told in one line.
 
-    The commands end with that line. Any other exception is a fault of the program, and keeps its traceback.
+    A setting is named in backticks, as `max_flops`, and the commands say its flag instead. They end with that line. Any
+    other exception is a fault of the program, and keeps its traceback.
     """
 
 

@@ -103,7 +103,7 @@ def test_search_is_that_of_the_command(tmp_path, capsys):
     *printed, wrote = printed
     assert [line for line in printed if not line.startswith('  exported network')] == str(result).splitlines()
     assert any(line.endswith('(import condnet before timm loads it as local-dir:.../network)') for line in printed)
-    names = ('architectures.csv', 'front.png', 'network', 'search.json')
+    names = ('architectures.csv', 'front.png', 'network', 'search.json', 'study.journal')
     assert wrote == 'wrote ' + ', '.join(str(tmp_path / 'command' / name) for name in names)
     result.to_csv(tmp_path / 'architectures.csv')
     assert (tmp_path / 'architectures.csv').read_bytes() == (tmp_path / 'command/architectures.csv').read_bytes()

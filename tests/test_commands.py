@@ -11,13 +11,15 @@ import torch
 from conftest import in_child, train_args
 from PIL import Image
 
-from condnet import CondnetError
+from condnet import CondnetError, get_space
 from condnet.checkpoints.folder import save_model
 from condnet.cli import search, train, validate
-from condnet.cli.common import run
+from condnet.cli.common import run, with_flags
 from condnet.models.trial import check_forward
+from condnet.searching.problem import Problem
 from condnet.searching.storage import open_storage
 from condnet.utils.files import check_folder_to_write
+from condnet.utils.settings import SettingError
 from tools import minibench, readme_table
 
 
@@ -42,6 +44,16 @@ def test_what_the_user_can_act_on_is_one_line(error, capsys):
     assert run('condnet-x', failing(error)) == 2
     line = capsys.readouterr().err
     assert line == f'condnet-x: error: {" ".join(str(error).splitlines())}\n'
+
+
+def test_commands_say_flags_where_the_library_names_settings(capsys):
+    for error in (SettingError('max_flops', 'is 0; see `seed`'), CondnetError('`max_flops` is 0; see `seed`')):
+        assert run('condnet-x', failing(error)) == 2
+        assert capsys.readouterr().err == 'condnet-x: error: --max-flops is 0; see --seed\n'
+    with pytest.raises(CondnetError, match='^max_flops is -1, expected more than 0'):
+        Problem(get_space('macro'), limits={'flops': -1})
+    text = str(CondnetError('`git lfs pull` fetches it, says `X`'))
+    assert with_flags(text) == text
 
 
 @pytest.mark.parametrize('error', [

@@ -229,7 +229,7 @@ def test_huge_spaces_are_never_walked_through():
     assert problem.feasible() is None and math.prod(len(d.choices) for d in problem.distributions().values()) == 3**41
     assert problem.arch(problem.params(drawn[0])) == drawn[0]
     assert 'first b at decision 1 in context 2' in describe_untrained(HUGE, None, [(1, 1, 2)])
-    with pytest.raises(CondnetError, match='too many to rank all; give a number with --num-archs'):
+    with pytest.raises(CondnetError, match='too many to rank all; give a number with `num_archs`'):
         draw_archs(HUGE, None, RankConfig(num_archs='all'))
     num, archs = draw_archs(HUGE, None, RankConfig())
     assert len(archs) == 200 and num == '200'

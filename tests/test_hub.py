@@ -9,6 +9,7 @@ from conftest import train_args, write_table
 from huggingface_hub import ModelCard
 
 from condnet.checkpoints.loading import load_model
+from condnet.cli.convert import main as convert
 from condnet.cli.hub import main
 from condnet.cli.train import main as train
 from condnet.cli.validate import main as validate
@@ -38,9 +39,18 @@ def results(checkpoint, flags, tmp_path_factory):
     return path
 
 
-def test_loaded_model_reproduces_its_card(checkpoint, results, flags, tiny_data, tmp_path):
+def test_converted_checkpoint(checkpoint, tmp_path, capsys):
+    folder = tmp_path / 'folder'
+    assert convert([str(checkpoint), str(folder)]) == 0
+    assert capsys.readouterr().out == f'wrote {folder / "model.safetensors"}, {folder / "config.json"}\n'
+    assert torch.equal(load_model(folder).head.weight, load_model(checkpoint).head.weight.half().float())
+
+
+def test_loaded_model_reproduces_its_card(checkpoint, results, flags, tiny_data, tmp_path, capsys):
     folder = tmp_path / 'nb201_cond_supernet.tiny'
     assert main(['prepare', str(checkpoint), str(folder), '--results', str(results), *flags]) == 0
+    files = [folder / name for name in ('model.safetensors', 'config.json', 'README.md')]
+    assert capsys.readouterr().out == f'wrote {", ".join(map(str, files))}\n' and set(files) == set(folder.iterdir())
     card = ModelCard.load(folder / 'README.md')
     figures = {(r.metric_type, r.metric_name): r.metric_value for r in card.data.eval_results}
     model = load_model(folder).eval().to(memory_format=torch.channels_last)

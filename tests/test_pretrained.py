@@ -158,6 +158,31 @@ def test_what_training_makes_of_the_statistics(folders):
     assert is_warned_of(lambda: model(IMAGES[:8]))
 
 
+def test_other_statistics_are_forgotten_as_fast_as_momentum_says(folders):
+    """When they make up half a percent."""
+    make_folder(folders, NAME)
+    for momentum, passes in ((1, 1), (0.5, 8), (0.01, None)):
+        model = timm.create_model(NAME, pretrained=True, active_subnet=5, bn_momentum=momentum)
+        for _ in range((passes or 60) - 1):
+            model(IMAGES[:2])
+        assert is_warned_of(lambda model: model.eval()(IMAGES[:2]), copy.deepcopy(model))
+        model(IMAGES[:2])
+        assert is_warned_of(lambda model: model.eval()(IMAGES[:2]), model) == (passes is None)
+
+
+def test_statistics_that_do_not_move_stay_as_they_are(folders):
+    make_folder(folders, NAME)
+    model = timm.create_model(NAME, pretrained=True, bn_momentum=0)
+    best = model.active_subnet
+    for arch in (5, 6111):
+        model.set_active_subnet(arch)
+        model(IMAGES[:2])
+    model.set_active_subnet(best)
+    assert not is_warned_of(lambda: model.eval()(IMAGES[:8]))
+    model.set_active_subnet(5)
+    assert is_warned_of(lambda: model(IMAGES[:8]))
+
+
 def test_a_new_model_is_not_warned_of_before_several_subnets_are_trained():
     model = timm.create_model(NAME, active_subnet=5).eval()
     other = timm.create_model(NAME, active_subnet=5)

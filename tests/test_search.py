@@ -4,6 +4,7 @@ import csv
 import errno
 import itertools
 import json
+import logging
 import os
 import resource
 import shutil
@@ -128,7 +129,7 @@ def test_search_ends_when_nothing_new_is_proposed(monkeypatch):
 def test_measured_limit_that_nothing_respects(monkeypatch):
     monkeypatch.setattr(MeasuredLatency, '__call__', lambda self, arch: 1.0 + (sum(arch) > 1))
     latency = MeasuredLatency(timm.create_model('macro_cond_supernet'), (3, 32, 32), torch.device('cpu'))
-    with pytest.raises(ValueError, match='respects --max-latency 0.5; that of the fewest FLOPs takes 1 ms here'):
+    with pytest.raises(ValueError, match='respects `max_latency` 0.5; that of the fewest FLOPs takes 1 ms here'):
         run_study(None, Problem(MACRO, limits={'latency': 0.5}, latency=latency, network_cost=MACRO.cost), Judge(), 100)
 
 
@@ -568,10 +569,14 @@ def test_study_of_another_search_is_refused(refuse, checkpoint, tiny_data, tmp_p
     assert main(arguments(checkpoint, tiny_data, tmp_path / 'mine', *more)) == 0
 
 
-def test_winner_as_onnx(checkpoint, tiny_data, tmp_path, monkeypatch):
+def test_winner_as_onnx(checkpoint, tiny_data, tmp_path, monkeypatch, caplog, capfd):
     onnxruntime = pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
-    assert main(arguments(checkpoint, tiny_data, tmp_path, '--onnx')) == 0
+    with caplog.at_level('INFO'):
+        assert main(arguments(checkpoint, tiny_data, tmp_path, '--onnx')) == 0
+    assert {record.name.partition('.')[0] for record in caplog.records} <= {'condnet', 'timm'}  # not the optimiser's
+    assert 'nodes' not in ''.join(capfd.readouterr())
+    assert logging.getLogger('onnxscript').level == logging.NOTSET
     net = timm.create_model(f'local-dir:{tmp_path / "network"}', pretrained=True).eval()
     session = onnxruntime.InferenceSession(tmp_path / 'network.onnx')
     for size in (1, 5):  # any batch size

@@ -82,8 +82,8 @@ def test_pages(tmp_path, capsys):
 def test_a_page_without_its_package_is_refused_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'plotly', None)
     monkeypatch.setattr('condnet.ranking.run.predict', None)
-    with pytest.raises(condnet.CondnetError, match='--report needs the package plotly'):
+    with pytest.raises(condnet.CondnetError, match='`report` needs the package plotly'):
         condnet.rank(NAME, 2, results_file=str(tmp_path / 'r.csv'), report=True, **TINY)
-    with pytest.raises(condnet.CondnetError, match='--report needs the package plotly'):
+    with pytest.raises(condnet.CondnetError, match='`report` needs the package plotly'):
         condnet.search(NAME, num_evals=2, output=str(tmp_path / 's'), report=True, **TINY)
     assert list(tmp_path.iterdir()) == []

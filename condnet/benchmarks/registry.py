@@ -85,7 +85,7 @@ def register_benchmark(
         raise CondnetError(f'the {space} table of {url} needs a sha256 and file_names')
     if (space, dataset) in _OWN and (space, dataset) in BENCHMARKS:
         raise CondnetError(f'the benchmark of {space} on {dataset} is one of condnet')
-    how_to_get = how_to_get or (f'allow the download, or get {url}' if url else 'name it with --benchmark')
+    how_to_get = how_to_get or (f'allow the download, or get {url}' if url else 'name it with `benchmark`')
     path = None if packaged is None else Path(packaged)
     BENCHMARKS[space, dataset] = Benchmark(space, dataset, reader, names, path, url, sha256, how_to_get)
 

@@ -122,7 +122,7 @@ def _check_model(folder: Path, config: dict[str, Any], model: nn.Module) -> None
 def _load_training_model(path: Path, checkpoint: dict[str, Any], use_ema: bool) -> nn.Module:
     args, state_dict = checkpoint['args'], checkpoint.get('state_dict_ema' if use_ema else 'state_dict')
     if state_dict is None:
-        raise CondnetError(f'{path} has no averaged weights; train with --model-ema')
+        raise CondnetError(f'{path} has no averaged weights; train with `model_ema`')
     kwargs = {
         'num_classes': args.num_classes,
         'in_chans': args.input_size[0],

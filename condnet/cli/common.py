@@ -3,9 +3,11 @@
 import errno
 import logging
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,11 +43,21 @@ def run(name: str, command: Callable[[], Any]) -> int:
     except (CondnetError, OSError, MemoryError, RuntimeError) as error:
         if not _is_the_users(error):
             raise
-        text = f'--{error.name.replace("_", "-")} {error.problem}' if isinstance(error, SettingError) else str(error)
-        print(f'{name}: error: {" ".join(text.splitlines())}', file=sys.stderr)
+        text = f'`{error.name}` {error.problem}' if isinstance(error, SettingError) else str(error)
+        print(f'{name}: error: {with_flags(" ".join(text.splitlines()))}', file=sys.stderr)
         _drop_output()
         return 2
     return 0
+
+
+def with_flags(text: str) -> str:
+    """An error message of the library as a command says it: with flags for the settings that it names."""
+    return re.sub('`([a-z][a-z_]*)`', lambda found: f'--{found[1].replace("_", "-")}', text)
+
+
+def say_written(files: Iterable[Path | str]) -> None:
+    """Name each file that a command wrote, which is how it ends."""
+    print('wrote ' + ', '.join(map(str, files)))
 
 
 # What is kept of a command that did not say so itself.

@@ -2,11 +2,13 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from condnet.checkpoints.folder import save_model
 from condnet.checkpoints.loading import load_checkpoint
-from condnet.cli.common import run
+from condnet.cli.common import run, say_written
 from condnet.cli.flags import add_import_flag, import_plugins
+from condnet.models.pretrained import CONFIG_NAME, WEIGHTS_NAME
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         import_plugins(args)
         loaded = load_checkpoint(args.checkpoint)
         save_model(loaded.model, args.folder, loaded.training, fingerprint=loaded.fingerprint)
+        say_written(Path(args.folder) / name for name in (WEIGHTS_NAME, CONFIG_NAME))
 
     return run('condnet-convert', convert)
 

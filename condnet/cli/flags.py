@@ -30,6 +30,24 @@ def import_plugins(args: argparse.Namespace) -> None:
     import_modules(names.split(',') if names else ())
 
 
+def read_flags(
+    parser: argparse.ArgumentParser, config: type[Config], argv: list[str] | None
+) -> tuple[argparse.Namespace, Config]:
+    """Flags, the settings that they make, and modules imported that they name.
+
+    Args:
+        parser: The flags of a command, with `--import`.
+        config: The dataclass of its settings.
+        argv: What was typed; None for the command line.
+
+    Raises:
+        CondnetError: If a value makes no sense, or there is no such module.
+    """
+    args = parser.parse_args(argv)
+    import_plugins(args)
+    return args, config_from(args, config)
+
+
 DATASET_HELP = "glyphs, or a data set by timm's name for it; default: small images in --data-dir, kept in memory"
 
 

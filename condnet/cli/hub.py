@@ -2,10 +2,12 @@
 
 import argparse
 import sys
+from pathlib import Path
 
-from condnet.cli.common import run
+from condnet.cli.common import run, say_written
 from condnet.cli.flags import add_flags, add_import_flag, config_from, import_plugins
 from condnet.hub.publish import prepare, publish
+from condnet.models.pretrained import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME
 from condnet.ranking.config import EvalConfig
 
 
@@ -36,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         import_plugins(args)
         if args.command == 'prepare':
             prepare(args.checkpoint, args.folder, args.results, config_from(args, EvalConfig), args.model)
+            say_written(Path(args.folder) / name for name in (WEIGHTS_NAME, CONFIG_NAME, CARD_NAME))
         else:
             print(publish(args.folder, args.repo, args.private))
 

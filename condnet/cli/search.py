@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from condnet.cli.common import run
-from condnet.cli.flags import add_flags, add_import_flag, config_from, import_plugins
+from condnet.cli.common import run, say_written
+from condnet.cli.flags import add_flags, add_import_flag, read_flags
 from condnet.searching.config import SearchConfig
 from condnet.searching.run import search
 
@@ -24,11 +24,10 @@ def main(argv: list[str] | None = None) -> int:
     """Search; returns the exit status."""
 
     def command() -> None:
-        args = make_parser().parse_args(argv)
-        import_plugins(args)
-        result = search(args.checkpoint, config=config_from(args, SearchConfig))
+        args, config = read_flags(make_parser(), SearchConfig, argv)
+        result = search(args.checkpoint, config=config)
         print(result)
-        print('wrote ' + ', '.join(map(str, result.files)))
+        say_written(result.files)
 
     return run('condnet-search', command)
 

@@ -1,9 +1,11 @@
 """Training of super-networks and stand-alone networks: the `condnet-train` command, also reached as `train.py`."""
 
 import argparse
+import os
 import sys
+import time
 
-from condnet.cli.common import run
+from condnet.cli.common import run, say_written
 from condnet.cli.flags import add_flags, add_import_flag, config_from, import_plugins
 from condnet.recipes import read_recipe
 from condnet.training.config import TrainConfig
@@ -39,7 +41,15 @@ def parse_args(argv: list[str] | None = None) -> TrainConfig:
 
 def main(argv: list[str] | None = None) -> int:
     """Train; returns the exit status."""
-    return run('condnet-train', lambda: train(parse_args(argv)))
+
+    def command() -> None:
+        config, begun = parse_args(argv), time.time()
+        output = train(config).output
+        if output is not None and os.environ.get('RANK', '0') == '0':  # torchrun's first process writes
+            written = [file for file in sorted(output.iterdir()) if file.stat().st_mtime > begun - 1]
+            say_written(file for file in written if not file.name.startswith('.'))
+
+    return run('condnet-train', command)
 
 
 if __name__ == '__main__':

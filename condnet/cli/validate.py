@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from condnet.cli.common import run
-from condnet.cli.flags import add_flags, add_import_flag, config_from, import_plugins
+from condnet.cli.common import run, say_written
+from condnet.cli.flags import add_flags, add_import_flag, read_flags
 from condnet.ranking.config import RankConfig
 from condnet.ranking.run import check_results_file, rank_in_team
 
@@ -25,14 +25,12 @@ def main(argv: list[str] | None = None) -> int:
     """Rank; returns the exit status."""
 
     def command() -> None:
-        args = make_parser().parse_args(argv)
-        import_plugins(args)
-        config = config_from(args, RankConfig)
+        args, config = read_flags(make_parser(), RankConfig, argv)
         check_results_file(Path(args.results_file))
         ranking = rank_in_team(args.checkpoint, config)
         if ranking is not None:
             print(ranking)
-            print('wrote ' + ', '.join(map(str, ranking.files)))
+            say_written(ranking.files)
 
     return run('condnet-validate', command)
 

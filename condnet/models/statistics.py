@@ -35,16 +35,26 @@ class Statistics:
         """Those of a calibrated sub-network, or of the calibrated over-complete state."""
         return cls((arch,), may_be_initial=False)
 
-    def after_training(self, arch: Arch | None, are_initial: bool) -> 'Statistics':
-        """After one more forward pass in training; what a single sub-network has made is as good as calibrated."""
+    def after_training(self, arch: Arch | None, are_initial: bool, momentum: float | None = 0.1) -> 'Statistics':
+        """After one more forward pass in training; what a single sub-network has made is as good as calibrated.
+
+        Args:
+            arch: The sub-network.
+            are_initial: Whether the statistics were those of a new network.
+            momentum: That of BatchNorm: the share of the pass in the statistics. None for the mean over all passes,
+                which never forgets those of before.
+        """
+        if momentum == 0:  # nothing has changed
+            return self
         active = (arch,)
         passes = self.passes + 1 if active == self.trained else 1
-        fit = are_initial or active == self.fit or passes >= PASSES_TO_FORGET
+        left = 1 if momentum is None else (1 - momentum) ** passes
+        fit = are_initial or active == self.fit or left <= FORGOTTEN
         return Statistics(active if fit else None, False, active, passes)
 
 
 MIXED = Statistics(may_be_initial=False)
-PASSES_TO_FORGET = 50  # with BatchNorm's momentum of 0.1, what was before makes up 0.5% then
+FORGOTTEN = 0.0052  # share of what was before that no longer counts: 50 passes with BatchNorm's usual momentum of 0.1
 
 
 _LIBRARIES = tuple(f'{Path(file).parent}{os.sep}' for file in (Path(__file__).parent, torch.__file__, timm.__file__))

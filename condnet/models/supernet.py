@@ -276,7 +276,10 @@ def _before_forward(model: Supernet, _: Any) -> None:
     if not model.training:
         model.check_statistics()
     elif not torch.compiler.is_compiling():
-        model.statistics = model.statistics.after_training(model.active_subnet, model._has_initial_statistics())
+        norm = next((module for module in model.modules() if isinstance(module, _BatchNorm)), None)
+        momentum = None if norm is None else norm.momentum  # `bn_momentum` is that of every layer
+        are_initial = model._has_initial_statistics()
+        model.statistics = model.statistics.after_training(model.active_subnet, are_initial, momentum)
     elif not model.statistics.may_be_initial and model.statistics.fit != (model.active_subnet,):
         model.statistics = MIXED  # a number of passes would be a constant of the graph
 

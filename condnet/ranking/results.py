@@ -98,7 +98,7 @@ def check_finished(path: Path, settings: dict[str, Any], indices: Iterable[int])
     """
     if not path.exists() or path.with_suffix('.partial').exists():  # which goes on, or is refused for itself
         return
-    hint = 'delete it, or choose another --results-file'
+    hint = 'delete it, or choose another `results_file`'
     if not path.with_suffix('.json').exists():
         raise CondnetError(f'{path} is there already, without the summary of a ranking beside it; {hint}')
     there, settings = read_summary(path.with_suffix('.json')), json.loads(json.dumps(settings))
@@ -144,7 +144,7 @@ class Journal:
         if complete:
             self._parse(complete, json.loads(header))
         elif not header.encode().startswith(content):
-            raise CondnetError(f'{self.path} is no unfinished ranking; delete it, or choose another --results-file')
+            raise CondnetError(f'{self.path} is no unfinished ranking; delete it, or choose another `results_file`')
         self._file.truncate(len(complete))
         if not complete:
             self._write(header)
@@ -167,7 +167,7 @@ class Journal:
             if before.get(key) != settings.get(key):
                 raise CondnetError(
                     f'{self.path} holds an unfinished ranking with {_show(key)} {before.get(key)!r}, not '
-                    f'{settings.get(key)!r}; delete it, or choose another --results-file'
+                    f'{settings.get(key)!r}; delete it, or choose another `results_file`'
                 )
 
     def append(self, prediction: Prediction) -> None:

@@ -182,8 +182,8 @@ class _Ranker:
                 columns[name] = [getattr(cost(arch), name) for arch in archs]
         if missing := sorted(wanted - columns.keys()):
             if file is None:
-                raise CondnetError(f'--rank-by needs {", ".join(missing)}, which is not known; name a table with it '
-                                   'by --rank-columns')  # fmt: skip
+                raise CondnetError(f'`rank_by` needs {", ".join(missing)}, which is not known; name a table with it '
+                                   'by `rank_columns`')  # fmt: skip
             read, indices = read_columns(file, get_space(space.name), missing), [space.index(arch) for arch in archs]
             if lacking := [index for index in indices if index not in read[missing[0]]]:
                 raise CondnetError(f'{file} lacks {len(lacking)} of {len(archs)} architectures: index {lacking[0]}')
@@ -254,7 +254,7 @@ def draw_archs(space: SearchSpace, table: BenchmarkTable | None, config: RankCon
         size, archs = len(known), iter(known)
     asked = str(min(DEFAULT_NUM_ARCHS, size)) if config.num_archs is None else config.num_archs
     if asked == 'all' and size > ENUMERABLE:
-        raise CondnetError(f'{space} has {size} architectures, too many to rank all; give a number with --num-archs')
+        raise CondnetError(f'{space} has {size} architectures, too many to rank all; give a number with `num_archs`')
     num = size if asked == 'all' else int(asked)
     if not 0 < num <= size:
         where = '' if table is None else f' with a row in {table.path}'

@@ -70,7 +70,7 @@ def check_report_package() -> None:
     try:
         import plotly  # noqa: F401
     except ImportError as error:
-        raise CondnetError("--report needs the package plotly: pip install 'condnet[report]'") from error
+        raise CondnetError("`report` needs the package plotly: pip install 'condnet[report]'") from error
 
 
 def write_page(path: str | Path, page: Page) -> None:

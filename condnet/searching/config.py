@@ -67,9 +67,9 @@ class SearchConfig(EvalConfig):
             raise SettingError('select_by', f'is {self.select_by!r}: {error}') from error
         needs_latency = 'latency' in self.objective_names or self.max_latency is not None
         if (self.latency_table or self.latency_device) and not needs_latency:
-            raise SettingError('latency_table', 'is of no use without --max-latency or the objective latency')
+            raise SettingError('latency_table', 'is of no use without `max_latency` or the objective latency')
         if self.latency_device and not self.latency_table:
-            raise SettingError('latency_device', f'is {self.latency_device!r}, expected a --latency-table with it')
+            raise SettingError('latency_device', f'is {self.latency_device!r}, expected a `latency_table` with it')
 
     @property
     def objective_names(self) -> tuple[str, ...]:

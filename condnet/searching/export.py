@@ -1,8 +1,11 @@
 """A sub-network as a network of its own: calibrated, as a folder that timm loads, and as ONNX."""
 
 import importlib.util
+import logging
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +60,7 @@ def check_onnx_packages() -> None:
     """
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise CondnetError(f"--onnx needs {', '.join(missing)}: pip install 'condnet[export]'")
+        raise CondnetError(f"`onnx` needs {', '.join(missing)}: pip install 'condnet[export]'")
 
 
 def export_onnx(net: nn.Module, path: Path, images: torch.Tensor) -> float:
@@ -76,7 +79,7 @@ def export_onnx(net: nn.Module, path: Path, images: torch.Tensor) -> float:
     """
     net = net.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]  # torch's stub
     images = images.cpu().contiguous()
-    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+    with tempfile.TemporaryDirectory(dir=path.parent) as temporary, _quiet('onnxscript', 'onnx_ir'):
         file = Path(temporary) / path.name
         torch.onnx.export(
             net,
@@ -94,6 +97,19 @@ def export_onnx(net: nn.Module, path: Path, images: torch.Tensor) -> float:
             raise CondnetError(f'the ONNX network differs from the original by {difference:.2g}; it was not kept')
         os.replace(file, path)
     return difference
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Have loggers of other packages, and those below them, tell of warnings only, unless a level was asked for."""
+    loggers = [logger for logger in map(logging.getLogger, names) if logger.level == logging.NOTSET]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.setLevel(logging.NOTSET)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from condnet.models import Supernet
 from condnet.spaces.base import Arch, SearchSpace
 from condnet.spaces.registry import get_space
 from condnet.utils.csvfile import read_csv, read_text, to_float, to_int
+from condnet.utils.settings import SettingError
 
 _SUFFIX = '_latency_ms'  # of the columns of HW-NAS-Bench that are latencies
 _WARMUPS, _REPEATS = 5, 25
@@ -59,7 +60,7 @@ def _find_column(path: str | Path, columns: Sequence[str], device: str | None) -
     if not devices:
         raise CondnetError(f'{path} is no latency table; expected columns index, arch_str and <device>{_SUFFIX}')
     if device is None or device.lower() not in devices:
-        raise CondnetError(f'--latency-device is {device!r}, expected one of {", ".join(map(show, devices))}')
+        raise SettingError('latency_device', f'is {device!r}, expected one of {", ".join(map(show, devices))}')
     return f'{device.lower()}{_SUFFIX}'
 
 

@@ -16,6 +16,7 @@ from condnet.searching.config import OBJECTIVES
 from condnet.searching.latency import MeasuredLatency
 from condnet.spaces.base import Arch, SearchSpace
 from condnet.spaces.costs import Cost
+from condnet.utils.settings import SettingError
 
 PREDICTED = ('accuracy', 'loss')  # what only the super-network can tell
 LIMITS = ('flops', 'params', 'latency')
@@ -51,10 +52,10 @@ class Problem:
             )
         for name, limit in self.limits.items():
             if not 0 < limit < math.inf:
-                raise CondnetError(f'--max-{name} is {limit}, expected more than 0, and finite')
+                raise SettingError(f'max_{name}', f'is {limit}, expected more than 0, and finite')
         for name in ('flops', 'params'):
             if name in (*self.objectives, *self.limits) and not self.has_costs:
-                asked = f'--max-{name}' if name in self.limits else f'the objective {name}'
+                asked = f'`max_{name}`' if name in self.limits else f'the objective {name}'
                 raise CondnetError(f'{asked} needs the costs of architectures of {self.space.name}, which are not '
                                    'known: its super-network makes no stand-alone networks')  # fmt: skip
 
@@ -107,7 +108,7 @@ class Problem:
             return None
         archs = [arch for arch in self.space if self.respects_limits(arch)]
         if not archs:
-            limits = ' and '.join(f'--max-{name} {limit:g}' for name, limit in self.limits.items())
+            limits = ' and '.join(f'`max_{name}` {limit:g}' for name, limit in self.limits.items())
             least = ', '.join(f'{min(self.cost(arch, name) for arch in self.space):g} {name}' for name in self.limits)
             raise CondnetError(f'no architecture of {self.space} respects {limits}; the least is {least}')
         return archs
@@ -124,7 +125,7 @@ class Problem:
             return  # which one that is, is not known
         smallest = min(self.space, key=lambda arch: self.cost(arch, 'flops'))
         if (least := self.cost(smallest, 'latency')) > self.limits['latency']:
-            raise CondnetError(f'no architecture of {self.space} respects --max-latency {self.limits["latency"]:g}; '
+            raise CondnetError(f'no architecture of {self.space} respects `max_latency` {self.limits["latency"]:g}; '
                                f'that of the fewest FLOPs takes {least:.3g} ms here')  # fmt: skip
 
     def distributions(self) -> dict[str, BaseDistribution]:

@@ -83,6 +83,8 @@ def search(
     result = _search(model, data, benchmark, config)
     if config.output is not None:
         result.write(Path(config.output), config.onnx, config.report)
+        if config.storage is None:
+            result.files.append(_journal(config))
     return result
 
 
@@ -139,7 +141,12 @@ def _quiet_optuna() -> Iterator[None]:
 def _open_storage(config: SearchConfig) -> BaseStorage:
     if config.storage is None and config.output is None:
         return InMemoryStorage()
-    return open_storage(config.storage or str(Path(str(config.output)) / 'study.journal'))
+    return open_storage(config.storage or str(_journal(config)))
+
+
+def _journal(config: SearchConfig) -> Path:
+    """Where the study is kept if nothing else is said."""
+    return Path(str(config.output)) / 'study.journal'
 
 
 def make_problem(model: Supernet, images: ChosenImages | PreparedImages, config: SearchConfig) -> Problem:
@@ -153,12 +160,12 @@ def make_problem(model: Supernet, images: ChosenImages | PreparedImages, config:
     latency: Callable[[Arch], float] | None = None
     if config.latency_table:
         if dataset != 'cifar10' and find_benchmark(model.space.name, dataset):
-            raise CondnetError(f'--latency-table is of the networks for CIFAR-10, those for {dataset} are others; '
+            raise CondnetError(f'`latency_table` is of the networks for CIFAR-10, those for {dataset} are others; '
                                'leave it out to measure them')  # fmt: skip
         latency = read_latency_table(config.latency_table, model.space, config.latency_device).__getitem__
     elif 'latency' in (*objectives, *limits):
         if config.sampler == 'grid' and 'latency' in limits:
-            raise CondnetError('--sampler grid with --max-latency needs --latency-table; the latency of every '
+            raise CondnetError('`sampler` grid with `max_latency` needs `latency_table`; the latency of every '
                                'architecture would have to be measured first')  # fmt: skip
         latency = MeasuredLatency(model, size, find_device(config.device))
     return Problem(model.space, objectives, limits, latency, NetworkCosts.of(model, size))

@@ -80,7 +80,7 @@ def open_storage(storage: str) -> BaseStorage:
         with _sqlite_lock(sqlalchemy.make_url(storage)):  # two processes would make its tables at once, and one fail
             return RDBStorage(storage)
     except (OSError, ValueError, optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        raise CondnetError(f'cannot open the database of --storage: {_first_line(error)}') from error
+        raise CondnetError(f'cannot open the database of `storage`: {_first_line(error)}') from error
 
 
 def _open_journal(path: Path) -> _Journal:

@@ -73,7 +73,7 @@ def open_study(
         if theirs.get(key) != identity.get(key):
             raise CondnetError(
                 f'the storage holds the study {name!r} of another search: its {key} is {theirs.get(key)!r}, not '
-                f'{identity.get(key)!r}; choose another --output, --storage or --study-name'
+                f'{identity.get(key)!r}; choose another `output`, `storage` or `study_name`'
             )
     return study
 

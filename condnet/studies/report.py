@@ -115,6 +115,7 @@ def write_report(study: 'Study', output: Path) -> str:
     figures = {name: plot for name, plot in _figures(study, results).items() if plot is not None}
     for name, plot in figures.items():
         write_file(folder / name, plot)
+    tables = ('report.md', 'resources.md', 'runs.csv', 'rankings.csv', 'resources.csv')
     _write_csv(folder / 'runs.csv', _runs(study, results))
     _write_csv(folder / 'rankings.csv', _summary(study, results))
     _write_csv(folder / 'resources.csv', _resources(results))
@@ -125,7 +126,8 @@ def write_report(study: 'Study', output: Path) -> str:
     ])  # fmt: skip
     write_file(folder / 'report.md', f'{text}\n'.encode())
     write_file(folder / 'resources.md', f'{_resource_table(study, results)}\n'.encode())
-    return f'{text.partition("![")[0].rstrip()}\n\nwritten to {folder}, figures and resources beside it'
+    written = ', '.join(str(folder / name) for name in (*tables, *figures))
+    return f'{text.partition("![")[0].rstrip()}\n\nwrote {written}'
 
 
 def _runs(study: 'Study', results: list[Results]) -> list[dict[str, Any]]:

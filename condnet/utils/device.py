@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from condnet.errors import CondnetError
+from condnet.utils.settings import SettingError
 
 
 def find_device(name: str) -> torch.device:
     """The device of a name; of several processes on a machine (torchrun), each has a GPU of its own.
 
     Raises:
-        CondnetError: If this machine does not have it.
+        SettingError: If this machine does not have it.
     """
     try:
         device = torch.device(
@@ -21,7 +21,7 @@ def find_device(name: str) -> torch.device:
         )
         torch.zeros(1, device=device).item()  # the device 'meta' holds no numbers
     except (AssertionError, NotImplementedError, RuntimeError) as error:
-        raise CondnetError(f'--device {name} is not to be had: {str(error).splitlines()[0]}') from error
+        raise SettingError('device', f'{name} is not to be had: {str(error).splitlines()[0]}') from error
     return device
 
 
