@@ -105,9 +105,14 @@ def test_any_other_data_set_goes_through_timm(tiny_data, tmp_path):
         other.parent.mkdir(parents=True, exist_ok=True)
         ImageOps.mirror(Image.open(path)).save(other)
     more = ['--dataset', 'ImageFolder', '--input-size', '3', '16', '16', '--epochs', '1', '--split-epoch', '0']
-    assert main(train_args(folder, tmp_path / 'out', *more)) == 0
+    arguments = train_args(folder, tmp_path / 'out', *more)
+    start = arguments.index('--eval-images')
+    del arguments[start : start + 2]  # there are fewer than it takes by default
+    assert main(arguments) == 0
     model = load_model(tmp_path / 'out' / 'last.pth.tar')
     assert model.pretrained_cfg['input_size'] == (3, 16, 16)
+    ranking = condnet.rank(model, [5], dataset='folder', data_dir=folder, calib_batches=1)
+    assert ranking.settings['eval_images'] == 300
     assert read_training_checkpoint(tmp_path / 'out' / 'last.pth.tar')['task_state']['step'] == 4
 
 

@@ -147,6 +147,7 @@ def choose_timm_images(
     input_size: tuple[int, int, int],
     download: bool = False,
     augmented: bool = True,
+    at_most: bool = False,
 ) -> tuple[Images, Images]:
     """Choose calibration and validation images, the same ones every time, as `choose_images` does of images in memory.
 
@@ -158,6 +159,7 @@ def choose_timm_images(
         input_size: Channels, height and width.
         download: Fetch what is missing, where timm can.
         augmented: Augment the calibration images as in training.
+        at_most: Validate on fewer images where there are no more.
 
     Raises:
         CondnetError: If the parts are not disjoint, their classes differ, or one of them is missing or has fewer
@@ -166,7 +168,7 @@ def choose_timm_images(
     train_split, split = splits
     check_parts(dataset, data_dir, train_split, split)
     calibration = timm_images(dataset, data_dir, train_split, nums[0], input_size, download, augmented, train_split)
-    validation = timm_images(dataset, data_dir, split, nums[1], input_size, download, train_split=train_split)
+    validation = timm_images(dataset, data_dir, split, nums[1], input_size, download, False, train_split, at_most)
     return calibration, validation
 
 
@@ -179,6 +181,7 @@ def timm_images(
     download: bool = False,
     train: bool = False,
     train_split: str = 'train',
+    at_most: bool = False,
 ) -> Images:
     """Some images of a data set that timm knows, the same ones every time.
 
@@ -191,6 +194,7 @@ def timm_images(
         download: Fetch what is missing, where timm can.
         train: Augment them as in training, from seed 0; or else timm's evaluation transform.
         train_split: The part that is trained on, as `create_timm_loader` takes it.
+        at_most: Take all where there are fewer.
 
     Raises:
         CondnetError: As `create_timm_loader`, or if there are fewer images.
@@ -208,6 +212,7 @@ def timm_images(
         train_split=train_split,
     )
     data = loader.loader.dataset
+    num = min(num, len(data)) if at_most else num
     if len(data) < num:
         raise CondnetError(f'{dataset}, split {split!r}, has {len(data)} images, expected at least {num}; the flags '
                            'for calibration batches and --eval-images say how many')  # fmt: skip

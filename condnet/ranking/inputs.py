@@ -236,6 +236,7 @@ def _choose_timm_images(model: Supernet, config: EvalConfig) -> tuple[Images, Im
         model.pretrained_cfg['input_size'],
         config.download,
         config.calib_augment,
+        at_most=config.eval_images is None,
     )
 
 

@@ -156,8 +156,9 @@ def _choose_evaluation_images(config: TrainConfig, settled: Settled, images: Ima
     nums = config.eval_batches * CALIBRATION_BATCH_SIZE, config.eval_images or _DEFAULT_EVAL_IMAGES
     splits = config.train_split, config.val_split
     calibration, validation = choose_timm_images(
-        config.dataset or '', config.data_dir or '', splits, nums, settled.input_size, config.download
-    )
+        config.dataset or '', config.data_dir or '', splits, nums, settled.input_size, config.download,
+        at_most=config.eval_images is None,
+    )  # fmt: skip
     classes = 1 + int(max(calibration.targets.max(), validation.targets.max()))
     if classes > settled.num_classes:
         raise CondnetError(f'--num-classes is {settled.num_classes}, but {config.dataset} has at least {classes} '
