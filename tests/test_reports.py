@@ -38,6 +38,18 @@ def test_chain_is_drawn_in_order():
         assert texts(drawing) == [*names, *map(str, range(9))]
 
 
+def test_labels_of_a_chain_stand_clear_of_each_other_and_of_the_nodes():
+    root = ET.fromstring(str(draw('22222222')))
+    labels = [(int(text.get('x')), int(text.get('y'))) for text in root.iter(f'{SVG}text')][:8]
+    nodes = [int(circle.get('cy')) for circle in root.iter(f'{SVG}circle')]
+    assert float(root.get('width')) < 560 and len(set(nodes)) == 1
+    above, below = labels[::2], labels[1::2]
+    assert {y for _, y in above} == {nodes[0] - 16} and {y for _, y in below} == {nodes[0] + 25}
+    assert all(later - earlier >= 120 for row in (above, below)
+               for (earlier, _), (later, _) in zip(row, row[1:], strict=False))  # fmt: skip
+    assert nodes[0] + 25 < float(root.get('height'))
+
+
 def test_space_that_cannot_be_guessed_is_asked_for():
     for arch in (5, (0,) * 6, 'no such architecture'):
         with pytest.raises(CondnetError, match='give space=, one of .*nb201'):
@@ -66,11 +78,27 @@ def test_page_holds_what_it_shows():
         page.count('<svg xmlns') >= 10
         and 'A &amp; B' in page
         and '&lt;cpu&gt;' in page
-        and '0.750 [0.700, 0.800]' in page
+        and '0.750 [0.700,\xa00.800]' in page
     )
     assert 'calibration.batches' in page and 'Kendall tau 0.900' in page
     frame = re.sub(r'<script.*?</script>', '', page, flags=re.DOTALL)
     assert not re.findall(r'(?:src|href)="(?!data:)', frame), 'the page asks for something'
+
+
+def test_points_that_are_far_off_do_not_squeeze_the_others():
+    rows = [replace(row, accuracy=90 - i / 10) for i, row in enumerate(example().rows)]
+    assert 'far off' not in make_page(replace(example(), rows=rows))
+    page = make_page(replace(example(), rows=[*rows[:-1], replace(rows[-1], accuracy=1.0)]))
+    ranges = [tuple(map(float, found)) for found in re.findall(r'"range":\[([\d.]+),([\d.]+)\]', page)]
+    assert page.count('<p>1 far off not shown') == 2 and len(ranges) == 4  # both axes of both plots
+    assert [low > 80 for low, _ in ranges[1::2]] == [True, True]
+
+
+def test_brackets_are_explained_where_there_are_some():
+    page = example()
+    assert 'Brackets' in make_page(page)
+    bare = {'accuracy': {key: value for key, value in page.measures['accuracy'].items() if key != 'intervals'}}
+    assert 'Brackets' not in make_page(replace(page, measures=bare))
 
 
 def test_page_without_truth_or_costs():

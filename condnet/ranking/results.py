@@ -20,7 +20,7 @@ from condnet.ranking.evaluate import Prediction
 from condnet.ranking.metrics import summarize
 from condnet.utils.csvfile import read_csv, read_text, to_float, to_int, write_csv
 from condnet.utils.locks import lock_open_file
-from condnet.utils.plots import new_figure
+from condnet.utils.plots import new_figure, visible_range
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -227,10 +227,10 @@ def draw_predictions(predictions: list[Prediction], table: BenchmarkTable, summa
         'loss': ('predicted loss', np.array([prediction.loss for prediction in predictions])),
     }
     colours = {} if truth.flops is None else {'c': truth.flops / 1e6, 'cmap': 'viridis'}
-    bottom, top = _visible_range(truth.accuracy)
+    bottom, top = visible_range(truth.accuracy)
     for ax, (name, (label, values)) in zip(axes, series.items(), strict=True):
         points = ax.scatter(values, truth.accuracy, s=14, linewidths=0, **colours)
-        left, right = _visible_range(values)
+        left, right = visible_range(values)
         num_outside = np.sum((truth.accuracy < bottom) | (truth.accuracy > top) | (values < left) | (values > right))
         outside = f', {num_outside} far off not shown' if num_outside else ''
         tau = summary[name]['kendall_tau']
@@ -244,15 +244,6 @@ def draw_predictions(predictions: list[Prediction], table: BenchmarkTable, summa
     kind = 'split' if summary.get('split') else 'unsplit'
     figure.suptitle(f'{summary.get("model", "")} {summary.get("space", "")}, {kind}, {len(predictions)} architectures')
     return figure
-
-
-def _visible_range(values: np.ndarray) -> tuple[float, float]:
-    """Axis limits that leave out what is far off, as architectures are that let nothing through."""
-    lower, upper = np.quantile(values, (0.25, 0.75))
-    far = 4 * (upper - lower) or np.inf
-    shown = values[(values >= lower - far) & (values <= upper + far)]
-    margin = 0.05 * (shown.max() - shown.min()) or 0.5
-    return float(shown.min() - margin), float(shown.max() + margin)
 
 
 def describe_training(training: dict[str, Any]) -> str:

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from condnet.errors import CondnetError
 from condnet.reports.drawing import draw
 from condnet.spaces import Arch, SearchSpace
 from condnet.utils.files import write_file
+from condnet.utils.plots import visible_range
 
 _NUM_BEST = 10  # architectures that are drawn
 _UNITS = {'flops': 'FLOPs', 'params': 'parameters', 'latency': 'latency (ms)'}
@@ -98,7 +101,8 @@ def _figure(figure: Any, first: bool) -> str:
     """A plot; the first one brings the library."""
     config = {'displaylogo': False, 'responsive': True}
     made = figure.to_html(full_html=False, include_plotlyjs=first, config=config, default_height='480px')
-    return f'<div class="plot">{made}</div>'
+    note = figure.layout.meta
+    return f'<div class="plot">{made}</div>' + (f'<p>{note}</p>' if note else '')
 
 
 def _hover(page: Page) -> list[str]:
@@ -124,6 +128,12 @@ def _scatter(page: Page, x: list[float], y: list[float], x_title: str, y_title: 
         xaxis=dict(title=x_title), yaxis=dict(title=y_title)))  # fmt: skip
     marker = dict(size=6, opacity=0.7, color='#0072b2')
     figure.add_scatter(x=x, y=y, mode='markers', marker=marker, text=_hover(page), hoverinfo='text')
+    ends = [visible_range(np.array(values)) for values in (x, y)]
+    outside = sum(not all(low <= value <= high for value, (low, high) in zip(point, ends, strict=True))
+                  for point in zip(x, y, strict=True))  # fmt: skip
+    if outside:
+        figure.update_xaxes(range=ends[0]).update_yaxes(range=ends[1])
+        figure.update_layout(meta=f'{outside} far off not shown; a double click on the plot shows all.')
     return figure
 
 
@@ -169,10 +179,12 @@ def _measures(page: Page) -> str:
             value = measures.get(key)
             low, high = intervals.get(key, (None, None))
             text = '-' if value is None else f'{value:.{digits}f}'
-            cells.append(text if low is None else f'{text} [{low:.{digits}f}, {high:.{digits}f}]')
+            cells.append(text if low is None else f'{text} [{low:.{digits}f},\xa0{high:.{digits}f}]')  # one line
         rows.append(cells)
     heads = ['ranked by', *(title for _, title, _ in _MEASURES)]
-    notes = 'Brackets: 95% bootstrap intervals over the architectures. Top N: mean true accuracy of the N first.'
+    notes = 'Top N: mean true accuracy of the N first.'
+    if any(measures.get('intervals') for measures in page.measures.values()):
+        notes += ' Brackets: 95% bootstrap intervals over the architectures.'
     if page.ceiling is not None:
         notes += f' One training of each architecture ranks their mean with Kendall tau {page.ceiling:.3f}: more than '
         notes += 'that cannot be asked for.'
@@ -188,7 +200,7 @@ def _best(page: Page) -> str:
     heads += (['true (%)'] if has_truth else []) + [_UNITS[name] for name in costs]
     lines = []
     for number, row in enumerate(best, 1):
-        text = f'{draw(row.arch, page.space)}<br><code>{html.escape(page.space.format(row.arch))}</code>'
+        text = f'{draw(row.arch, page.space)}<code>{html.escape(page.space.format(row.arch))}</code>'
         cells = [str(number), text, f'{row.accuracy:.2f}', f'{row.loss:.4f}']
         cells += [f'{row.truth:.2f}'] if has_truth else []
         lines.append(cells + [_number(row.costs[name]) for name in costs])
@@ -211,7 +223,8 @@ def _flat(settings: Mapping[str, Any], before: str = '') -> list[tuple[str, str]
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], is_html: bool = False) -> str:
     head = ''.join(f'<th>{html.escape(text)}</th>' for text in heads)
     lines = [''.join(f'<td>{text if is_html else html.escape(text)}</td>' for text in row) for row in rows]
-    return f'<table><tr>{head}</tr>{"".join(f"<tr>{line}</tr>" for line in lines)}</table>'
+    body = ''.join(f'<tr>{line}</tr>' for line in lines)
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 
 
 _FRAME = """<!DOCTYPE html>
@@ -224,6 +237,8 @@ _FRAME = """<!DOCTYPE html>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto; padding: 0 1em; }}
 h1 {{ font-size: 1.5em; }} h2 {{ font-size: 1.15em; margin-top: 2em; }}
+p {{ overflow-wrap: anywhere; }}
+.wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; }}
 th, td {{ padding: .3em .8em; text-align: left; border-bottom: 1px solid #ddd; vertical-align: middle; }}
 td svg {{ display: block; max-width: 520px; height: auto; }}

@@ -4,6 +4,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from condnet.utils.files import write_file
 
 if TYPE_CHECKING:
@@ -33,3 +35,12 @@ def save_figure(figure: 'Figure', path: str | Path | None) -> 'Figure':
     if path is not None:
         write_file(Path(path), to_png(figure))
     return figure
+
+
+def visible_range(values: np.ndarray) -> tuple[float, float]:
+    """Axis limits that leave out what is far off, as architectures are that let nothing through."""
+    lower, upper = np.quantile(values, (0.25, 0.75))
+    far = 4 * (upper - lower) or np.inf
+    shown = values[(values >= lower - far) & (values <= upper + far)]
+    margin = 0.05 * (shown.max() - shown.min()) or 0.5
+    return float(shown.min() - margin), float(shown.max() + margin)
