@@ -44,10 +44,10 @@ def test_labels_of_a_chain_stand_clear_of_each_other_and_of_the_nodes():
     nodes = [int(circle.get('cy')) for circle in root.iter(f'{SVG}circle')]
     assert float(root.get('width')) < 560 and len(set(nodes)) == 1
     above, below = labels[::2], labels[1::2]
-    assert {y for _, y in above} == {nodes[0] - 16} and {y for _, y in below} == {nodes[0] + 25}
+    assert {y for _, y in above} == {nodes[0] - 16} and {y for _, y in below} == {nodes[0] + 22}
     assert all(later - earlier >= 120 for row in (above, below)
                for (earlier, _), (later, _) in zip(row, row[1:], strict=False))  # fmt: skip
-    assert nodes[0] + 25 < float(root.get('height'))
+    assert nodes[0] + 22 + 4 <= float(root.get('height'))
 
 
 def test_space_that_cannot_be_guessed_is_asked_for():

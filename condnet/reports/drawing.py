@@ -88,7 +88,7 @@ def _edge(space: SearchSpace, source: int, target: int, operation: str, y: int, 
     if span == 1:
         path, label = f'M{start + _RADIUS} {y}H{end - _RADIUS}', y - 6
         if step == _CHAIN_STEP:  # labels are wider than a step: beyond the nodes
-            label = y + _RADIUS + _LINE if source % 2 else y - _RADIUS - 5
+            label = y + _RADIUS + 11 if source % 2 else y - _RADIUS - 5
     else:  # a quadratic curve rises to half the height of its control point
         path = f'M{start} {y - _RADIUS}Q{middle} {y - 2 * _RISE * (span - 1) - _RADIUS} {end} {y - _RADIUS}'
         label = y - _RADIUS - _RISE * (span - 1) - 4
