@@ -67,6 +67,11 @@ def test_packaged_study_is_planned_and_writes_nothing_in_a_dry_run(name, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_report_of_nothing_is_refused(tmp_path, capsys):
+    assert main(['glyphs', '--output', str(tmp_path / 'out'), '--report']) == 2
+    assert 'nothing of the study glyphs is finished in' in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize('name', PAPER)
 def test_studies_of_the_paper_are_the_papers(name):
     read = read_study(name)
@@ -164,7 +169,10 @@ def test_study_reports_what_its_rankings_say_and_does_nothing_twice(study, monke
 
     monkeypatch.setattr(condnet.studies.runner, 'start_step', lambda *args: pytest.fail('a finished step runs again'))
     before = report(Path('out'))
+    capsys.readouterr()
     assert main([study, '--output', 'out']) == 0 and report(Path('out')) == before
+    wrote = capsys.readouterr().out.splitlines()[-1].removeprefix('wrote ').split(', ')
+    assert sorted(map(Path, wrote)) == sorted(Path('out/report').iterdir())
     Path(study).write_text(yaml.safe_dump({**STUDY, 'seeds': [0, 1, 2]}))
     assert main([study, '--output', 'out', '--dry-run']) == 0
     assert '21 steps, 7 to do: 3 trainings of 6 epochs, 4 rankings' in capsys.readouterr().out

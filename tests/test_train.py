@@ -98,7 +98,7 @@ def test_standalone_network_trains(tiny_data, tmp_path):
     assert load_model(tmp_path / 'last.pth.tar').arch == (3, 3, 3, 3, 3, 3)
 
 
-def test_any_other_data_set_goes_through_timm(tiny_data, tmp_path):
+def test_any_other_data_set_goes_through_timm(tiny_data, tmp_path, capsys):
     folder = shutil.copytree(tiny_data / 'train', tmp_path / 'data' / 'train').parent
     for path in (tiny_data / 'train').glob('*/*.png'):
         other = folder / 'validation' / path.parent.name / path.name
@@ -109,6 +109,8 @@ def test_any_other_data_set_goes_through_timm(tiny_data, tmp_path):
     start = arguments.index('--eval-images')
     del arguments[start : start + 2]  # there are fewer than it takes by default
     assert main(arguments) == 0
+    files = sorted(file for file in (tmp_path / 'out').iterdir() if file.name != '.lock')
+    assert capsys.readouterr().out.splitlines()[-1] == f'wrote {", ".join(map(str, files))}'
     model = load_model(tmp_path / 'out' / 'last.pth.tar')
     assert model.pretrained_cfg['input_size'] == (3, 16, 16)
     ranking = condnet.rank(model, [5], dataset='folder', data_dir=folder, calib_batches=1)

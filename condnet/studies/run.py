@@ -72,7 +72,9 @@ def report_study(config: StudyConfig) -> str:
     Raises:
         CondnetError: If the study makes no sense, or nothing is finished.
     """
-    study, output, _ = plan_study(config)
+    study, output, steps = plan_study(config)
+    if not any(step.is_done() for step in steps):
+        raise CondnetError(f'nothing of the study {study.name} is finished in {output}')
     return write_report(study, output)
 
 
