@@ -26,13 +26,18 @@ def fine_tune(data, output, checkpoint, *more):
     return train_args(data, output, *more)
 
 
-def weights_before(arguments, monkeypatch):
-    """The model of a training as it is before its first step."""
+def training_before(arguments, monkeypatch):
+    """A training as it is before its first step."""
     found = []
     monkeypatch.setattr('condnet.training.run.train_epochs', lambda training, *_: found.append(training) or _[1])
     assert main(arguments) == 0
     monkeypatch.undo()
-    return found[0].step.task.model
+    return found[0]
+
+
+def weights_before(arguments, monkeypatch):
+    """Its model."""
+    return training_before(arguments, monkeypatch).step.task.model
 
 
 def test_a_split_one_is_trained_on_and_resumed_exactly(split_run, tiny_data, tmp_path):
@@ -52,6 +57,19 @@ def test_a_split_one_is_trained_on_and_resumed_exactly(split_run, tiny_data, tmp
     optimizer = read_training_checkpoint(tmp_path / 'out' / LAST)['optimizer']
     assert sum(len(group['params']) for group in optimizer['param_groups']) == len(changed)
     assert training_of(tmp_path / 'out' / LAST)['initial_checkpoint'] == str(tmp_path / 'copy.pth.tar')
+
+
+def test_what_was_trained_before_is_not_called_untrained(split_run, tiny_data, tmp_path, monkeypatch, caplog):
+    """Only what no training since the split has trained is, after a resume, too."""
+    before = {tuple(choice) for choice in training_of(split_run / LAST)['untrained']}
+    more = ('--eval-interval', '0', '--recovery-interval', '1', '--stop-epoch')
+    arguments = fine_tune(tiny_data, tmp_path / 'out', split_run / LAST, *more)
+    assert main([*arguments, '1']) == 0 and main([*arguments, '2', '--resume', str(tmp_path / 'out')]) == 0
+    state = read_training_checkpoint(tmp_path / 'out' / LAST)['task_state']
+    assert before and {tuple(choice) for choice in state['untrained']} == before - set(state['counts_since_split'])
+    assert f'{len(state["untrained"])} weight sets have not been trained since the split' in caplog.messages[-1]
+    published = ['--dataset', 'glyphs', '--model', LETTERS, '--pretrained', '--output', str(tmp_path / 'letters')]
+    assert training_before(published, monkeypatch).step.task.untrained() == []
 
 
 @pytest.mark.parametrize('kind', ['checkpoint', 'folder'])

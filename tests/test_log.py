@@ -1,5 +1,6 @@
 """What the log of a training says."""
 
+import io
 import re
 
 import pytest
@@ -49,3 +50,25 @@ def test_log_of_a_training(tiny_data, tmp_path, caplog):
     split = next(text for text in caplog.messages if text.startswith('split after epoch 2: '))
     assert re.fullmatch(r'split after epoch 2: 36 weight sets become \d+, [\d,]+ parameters', split)
     assert [text[:7] for text in caplog.messages if ' done, of 4: training loss ' in text] == ['epoch 1', 'epoch 2']
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_on_a_terminal(tiny_data, tmp_path, caplog, monkeypatch):
+    """In the place of the lines in the log; those of the split and of the epochs stay."""
+    caplog.set_level('INFO')
+    monkeypatch.setattr('sys.stderr', terminal := Terminal())
+    assert main(train_args(tiny_data, tmp_path, '--stop-epoch', '3', '--eval-interval', '0')) == 0
+    drawn = re.split(r'[\r\n]', terminal.getvalue())
+    number = r'loss \d\.\d{4} \d+ images/s, \d+:\d\d left'
+    for epoch in range(3):
+        shown = [line for line in drawn if line.startswith(f'epoch {epoch}: ')]
+        first = rf'epoch {epoch}: +25%\|.*\| 1/4, rate 0\.\d+, {number} *'
+        assert any(re.fullmatch(first, line) for line in shown), shown
+        assert re.fullmatch(rf'epoch {epoch}: +100%\|.*\| 4/4, rate 0\.\d+, {number} *', shown[-1])
+    assert any(text.startswith('split after epoch 2: ') for text in caplog.messages)
+    assert sum(' done, of 4: ' in text for text in caplog.messages) == 3
+    assert not any(re.search(number, text) for text in caplog.messages)

@@ -1,11 +1,12 @@
 """A training does not wait: neither for the device within a step, nor for the disk."""
 
 import errno
+import io
 import threading
 
 import pytest
 import torch
-from conftest import MODELS, SMALL, make_training
+from conftest import MODELS, SMALL, make_training, random_batch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -13,6 +14,7 @@ import condnet
 from condnet import CondnetError, TrainConfig
 from condnet.checkpoints.training import LAST, PREVIOUS, read_training_checkpoint, save_training_checkpoint, snapshot
 from condnet.data import Images, InMemoryLoader
+from condnet.training.log import epoch_bar
 from condnet.training.loop import Epoch, check_weights
 from condnet.training.progress import Progress
 from condnet.training.step import TrainingStep
@@ -83,6 +85,23 @@ def test_a_step_waits_for_nothing(name, is_split, monkeypatch):
     train()  # once in an epoch order and crops are drawn, and copied to the device
     assert waits_of(train) == [] and waits_of(train) == []
     assert task.step == epoch.progress.batch == 3
+
+
+def test_a_bar_waits_for_nothing_between_the_lines(monkeypatch):
+    """Of a GPU, as this is asked of the CPU."""
+    task, optimizer = make_training('nb201_cond_supernet', **SMALL['nb201_cond_supernet'])
+    step, progress, stderr = TrainingStep(task, optimizer), Progress(), io.StringIO()
+    stderr.isatty = lambda: True
+    monkeypatch.setattr('sys.stderr', stderr)
+    with epoch_bar(progress, 8, True) as bar:
+        epoch = Epoch(step, progress, TrainConfig(log_interval=3), 8, bar)
+        monkeypatch.setattr(task, 'device', torch.device('cuda'))
+        waits = []
+        for _ in range(4):
+            epoch.train(*random_batch())
+            waits.append(bool(waits_of(lambda: epoch.follow_up(lambda progress: None))))
+    assert waits == [True, False, False, True]
+    assert '| 1/8, rate 0.025, loss ' in stderr.getvalue()
 
 
 def test_waiting_is_noticed():

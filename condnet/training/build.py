@@ -1,6 +1,7 @@
 """What a training consists of before its first step: model, task, optimizer, schedule."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from condnet.checkpoints.loading import preprocessing
 from condnet.errors import CondnetError
 from condnet.models import Supernet
+from condnet.models.counts import Choice
 from condnet.training.checks import check_model
 from condnet.training.config import Settled, TrainConfig
 from condnet.training.initial import load_initial_weights
@@ -65,9 +67,8 @@ def create_training(
     group = group or Group()
     torch.manual_seed(config.seed)
     model = _create_model(config, settled)
-    if checkpoint is None:
-        load_initial_weights(model, config)
-    elif isinstance(model, Supernet) and has_begun_split(checkpoint):
+    untrained = load_initial_weights(model, config) if checkpoint is None else []
+    if checkpoint is not None and isinstance(model, Supernet) and has_begun_split(checkpoint):
         model.split()
     if config.split_epoch and isinstance(model, Supernet) and model.is_split:
         raise CondnetError(f'--split-epoch is {config.split_epoch}, and {config.model} is split from the start: use '
@@ -78,7 +79,7 @@ def create_training(
         model = convert_sync_batchnorm(model)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     model.to(device).to(memory_format=memory_format)
-    task = _create_task(model, config)
+    task = _create_task(model, config, untrained)
     optimizer = create_optimizer(model, config)
     if config.momentum != TrainConfig.momentum and not takes_momentum(config.opt):
         _logger.warning(f'--momentum does nothing with --opt {config.opt}')
@@ -97,11 +98,14 @@ def create_training(
     return Training(config, settled, step, scheduler)
 
 
-def _create_task(model: nn.Module, config: TrainConfig) -> SupernetTask:
+def _create_task(model: nn.Module, config: TrainConfig, untrained: Iterable[Choice]) -> SupernetTask:
     criterion = None
     if config.smoothing or config.mixes:  # mixing smooths labels itself
         criterion = create_classification_loss(smoothing=config.smoothing, soft_targets=config.mixes)
-    return SupernetTask(model, config.seed, config.sampling, config.share_momentum, config.operation_weights, criterion)
+    task = SupernetTask(model, config.seed, config.sampling, config.share_momentum, config.operation_weights, criterion)
+    if task.untrained_before is not None:
+        task.untrained_before.update(untrained)
+    return task
 
 
 def has_begun_split(checkpoint: dict[str, Any]) -> bool:

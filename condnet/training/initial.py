@@ -7,9 +7,10 @@ import timm
 from timm.models import load_pretrained
 from torch import nn
 
-from condnet.checkpoints.loading import load_checkpoint
+from condnet.checkpoints.loading import load_checkpoint, training_of
 from condnet.errors import CondnetError
 from condnet.models import Supernet
+from condnet.models.counts import Choice
 from condnet.models.network import Network
 from condnet.models.pretrained import find_tag, is_supernet_name, list_pretrained
 from condnet.models.supernet import checkpoint_filter_fn
@@ -18,18 +19,21 @@ from condnet.training.config import TrainConfig
 _logger = logging.getLogger(__name__)
 
 
-def load_initial_weights(model: nn.Module, config: TrainConfig) -> None:
+def load_initial_weights(model: nn.Module, config: TrainConfig) -> list[Choice]:
     """Give a model the weights that the settings name; it is split if they are of a split super-network.
 
     As in timm, a first convolution for other channels is adapted, and a classifier for other classes stays new.
+
+    Returns:
+        The weight sets that had not been trained since the split, as far as it is recorded.
 
     Raises:
         CondnetError: If they are not to be had, or of another model.
     """
     name = config.model if config.pretrained else config.initial_checkpoint
     if name is None:
-        return
-    source = _published(config) if config.pretrained else load_checkpoint(name).model
+        return []
+    source, training = _published(config) if config.pretrained else _of_checkpoint(name)
     found, own = cast(Any, source.pretrained_cfg), cast(Any, model.pretrained_cfg)
     classes, num_classes = cast(int, source.num_classes), cast(int, model.num_classes)
     cfg = {**own, 'state_dict': source.state_dict(), 'num_classes': classes, 'input_size': found['input_size']}
@@ -47,6 +51,7 @@ def load_initial_weights(model: nn.Module, config: TrainConfig) -> None:
     new = '' if classes == num_classes else f', with a new classifier for {num_classes} instead of {classes} classes'
     split = ', which are split' if isinstance(model, Supernet) and model.is_split else ''
     _logger.info(f'begins with the weights of {name}{split}{new}')
+    return [cast(Choice, tuple(choice)) for choice in training.get('untrained', [])]
 
 
 def _needed(source: nn.Module) -> str:
@@ -57,16 +62,22 @@ def _needed(source: nn.Module) -> str:
     return f'; they are of --model-kwargs {shown}' if shown else ''
 
 
-def _published(config: TrainConfig) -> nn.Module:
-    """The model of the settings with its published weights, as they were published."""
+def _of_checkpoint(name: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of a checkpoint, and how it was trained."""
+    loaded = load_checkpoint(name)
+    return loaded.model, loaded.training
+
+
+def _published(config: TrainConfig) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of the settings with its published weights, as they were published, and how they were trained."""
     if is_supernet_name(config.model) and find_tag(config.model) is None:
         known = [name for name in list_pretrained() if name.partition('.')[0] == config.model.partition('.')[0]]
         raise CondnetError(f'--pretrained needs the tag of the weights: --model {" or ".join(known)}')
     try:
-        model: nn.Module = timm.create_model(config.model, pretrained=True, **config.model_kwargs)
+        model = timm.create_model(config.model, pretrained=True, **config.model_kwargs)
     except CondnetError:
         raise
     except Exception as error:  # whatever the Hub, or a constructor, stumbles over
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CondnetError(f'cannot get the weights of {config.model}: {reason}') from error
-    return model
+    return model, training_of(config.model) if is_supernet_name(config.model) else {}

@@ -1,7 +1,12 @@
 """What the log of a training says."""
 
-from collections.abc import Mapping
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from condnet.training.config import Settled, TrainConfig
 from condnet.training.progress import Progress
@@ -23,10 +28,13 @@ class LogLines:
 
     def line(self, progress: Progress) -> str:
         """The line after a batch."""
+        return f'epoch {progress.epoch} [{progress.batch}/{self.num_batches}] {self.numbers(progress)}'
+
+    def numbers(self, progress: Progress) -> str:
+        """What it says of the batches."""
         loss, images, seconds = (now - then for now, then in zip(_sums(progress), self.before, strict=True))
         self.before = _sums(progress)
-        where = f'epoch {progress.epoch} [{progress.batch}/{self.num_batches}]'
-        return f'{where} loss {loss / images:.4f} {images / seconds:.0f} images/s, {self._end(progress)}'
+        return f'loss {loss / images:.4f} {images / seconds:.0f} images/s, {self._end(progress)}'
 
     def _end(self, progress: Progress) -> str:
         """When the training may end, without the checks after the epochs to come."""
@@ -37,6 +45,31 @@ class LogLines:
         share = len(checks) / max(1, len(progress.summary))
         checking = sum(checks) / max(1, len(checks)) * share * (self.epochs - progress.epoch)
         return f'{describe_seconds(remaining + checking)} left'
+
+
+@contextlib.contextmanager
+def epoch_bar(progress: Progress, num_batches: int, is_first: bool) -> Iterator[tqdm]:
+    """A bar of what is left of an epoch, with the log above it; a bar that does nothing where there is no terminal.
+
+    Args:
+        progress: Where the epoch is taken up.
+        num_batches: Batches of the epoch.
+        is_first: Whether this process logs.
+    """
+    is_shown = is_first and sys.stderr.isatty()
+    with (
+        tqdm(
+            desc=f'epoch {progress.epoch}',
+            total=num_batches,
+            initial=progress.batch,
+            leave=False,
+            disable=not is_shown,
+            dynamic_ncols=True,
+            bar_format='{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}',
+        ) as bar,
+        logging_redirect_tqdm() if is_shown else contextlib.nullcontext(),
+    ):
+        yield bar
 
 
 def _sums(progress: Progress) -> tuple[float, int, float]:

@@ -2,21 +2,20 @@
 
 import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
-from condnet.data import Batch, InMemoryLoader, TimmLoader
+from condnet.data import InMemoryLoader, TimmLoader
 from condnet.models import Supernet
-from condnet.models.counts import describe_untrained, untrained_choices
+from condnet.models.counts import describe_untrained
 from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, evaluate_subnet
 from condnet.spaces.base import Arch
 from condnet.training.config import TrainConfig
-from condnet.training.log import LogLines
+from condnet.training.log import LogLines, epoch_bar
 from condnet.training.progress import Progress
 from condnet.training.step import TrainingStep
 from condnet.training.task import SupernetTask
@@ -32,10 +31,20 @@ class Epoch:
 
     To look at a loss makes the CPU wait for a GPU. There it is not done after every step, but whenever it is done
     anyway: no checkpoint is written, and no epoch ends, before every loss so far was looked at.
+
+    Args:
+        step: What is done with a batch.
+        progress: Where to start; it is kept up to date.
+        config: How often the losses are looked at, and a checkpoint is saved.
+        num_batches: Batches of the epoch.
+        bar: Shows it, in the place of lines in the log.
     """
 
-    def __init__(self, step: TrainingStep, progress: Progress, config: TrainConfig, num_batches: int) -> None:
+    def __init__(
+        self, step: TrainingStep, progress: Progress, config: TrainConfig, num_batches: int, bar: tqdm | None = None
+    ) -> None:
         self.step, self.progress, self.config, self.num_batches = step, progress, config, num_batches
+        self.bar = tqdm(disable=True) if bar is None else bar
         self.total = torch.tensor(progress.loss, device=step.task.device)
         self.losses: list[torch.Tensor] = []  # not looked at yet
         self.log = LogLines(progress, num_batches, config.total_epochs)
@@ -67,13 +76,22 @@ class Epoch:
         if saves or is_last:
             self.step.average_statistics()  # before the check, which all processes then pass, or none
             check_weights(task, self.step.optimizer, progress)
+        self.bar.update()
         if logs:
-            _logger.info(self.log.line(progress))
+            self._report()
         if saves:
             save(progress)
         if number:
             raise Interrupted(number)
         self.waiting_since = time.perf_counter()
+
+    def _report(self) -> None:
+        """Say how the training goes, where it is shown."""
+        if self.bar.disable:
+            _logger.info(self.log.line(self.progress))
+            return
+        rate = self.step.optimizer.param_groups[0]['lr']
+        self.bar.set_postfix_str(f'rate {rate:.3g}, {self.log.numbers(self.progress)}')
 
     def _look(self) -> None:
         """Check all losses since the last look, and bring the progress up to date."""
@@ -124,18 +142,12 @@ def train_one_epoch(
         ConnectionError: If another process is lost.
     """
     step.task.train()
-    epoch = Epoch(step, progress, config, len(batches))
-    for input, target in _with_bar(batches, progress, step.group.is_first):
-        epoch.train(input, target)
-        epoch.follow_up(save)
+    with epoch_bar(progress, len(batches), step.group.is_first) as bar:
+        epoch = Epoch(step, progress, config, len(batches), bar)
+        for input, target in batches.batches(progress.batch):
+            epoch.train(input, target)
+            epoch.follow_up(save)
     return _metrics(progress, step.task.device)
-
-
-def _with_bar(batches: InMemoryLoader | TimmLoader, progress: Progress, is_first: bool) -> Iterable[Batch]:
-    """What is left of the batches of an epoch, with a bar on a terminal."""
-    shown: Iterable[Batch] = tqdm(batches.batches(progress.batch), f'epoch {progress.epoch}', len(batches), leave=False,
-                initial=progress.batch, disable=not (is_first and sys.stderr.isatty()))  # fmt: skip
-    return shown
 
 
 def _metrics(progress: Progress, device: torch.device) -> dict[str, float]:
@@ -200,8 +212,7 @@ def evaluate_fixed_archs(task: SupernetTask, archs: list[Arch], data: Evaluation
     """
     started = time.perf_counter()
     if isinstance(task.model, Supernet):
-        untrained = untrained_choices(task.model, task.counts_since_split)
-        if warning := describe_untrained(task.model.space, archs, untrained):
+        if warning := describe_untrained(task.model.space, archs, task.untrained()):
             _logger.warning(f'of what is validated, {warning}')
         results = [evaluate_subnet(task.model, arch, data) for arch in archs]
         accuracies, losses = [result.accuracy for result in results], [result.loss for result in results]

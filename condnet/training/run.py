@@ -14,7 +14,7 @@ from torch import nn
 from condnet.data import Images, withheld_indices
 from condnet.errors import CondnetError
 from condnet.models import Supernet
-from condnet.models.counts import describe_untrained, untrained_choices
+from condnet.models.counts import describe_untrained
 from condnet.ranking.evaluate import EvaluationData
 from condnet.training.build import Training, create_training
 from condnet.training.config import TrainConfig
@@ -142,9 +142,9 @@ def train_epochs(
             callback(dict(row))
         if number:
             raise Interrupted(number)
-    model, counts = step.task.model, step.task.counts_since_split
+    model = step.task.model
     if isinstance(model, Supernet):
-        if warning := describe_untrained(model.space, None, untrained_choices(model, counts)):
+        if warning := describe_untrained(model.space, None, step.task.untrained()):
             where = f'; see {recorder.folder / "counts.csv"}' if recorder.folder else ''
             _logger.warning(f'{warning}{where}')
     return progress

@@ -99,6 +99,8 @@ class SupernetTask(ClassificationTask):
         self.step = 0  # steps begun so far
         self.counts: Counter[Choice] = Counter()  # how many of them trained an operation in a context
         self.counts_since_split: Counter[Choice] = Counter()
+        # Of a super-network that was split from the start: the weight sets that had not been trained by then.
+        self.untrained_before: set[Choice] | None = set() if isinstance(model, Supernet) and model.is_split else None
         self.last_contexts: dict[tuple[int, int], int] = {}  # by decision and operation, the context trained last
 
     @property
@@ -167,6 +169,13 @@ class SupernetTask(ClassificationTask):
             for parameter in module.parameters()
         }
 
+    def untrained(self) -> list[Choice]:
+        """The weight sets that have not been trained since the split, also not by the training that has split them."""
+        if not isinstance(self.model, Supernet):
+            return []
+        found = untrained_choices(self.model, self.counts_since_split)
+        return found if self.untrained_before is None else [each for each in found if each in self.untrained_before]
+
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
         if ema:
             return {}
@@ -175,7 +184,7 @@ class SupernetTask(ClassificationTask):
             'step': self.step,
             'seed': self.seed,
             'split': is_supernet and self.model.is_split,
-            'untrained': untrained_choices(self.model, self.counts_since_split) if is_supernet else [],
+            'untrained': self.untrained(),
             'counts': dict(self.counts),
             'counts_since_split': dict(self.counts_since_split),
             'last_contexts': dict(self.last_contexts),
@@ -189,3 +198,5 @@ class SupernetTask(ClassificationTask):
             self.counts = Counter(state['counts'])
             self.counts_since_split = Counter(state['counts_since_split'])
             self.last_contexts = dict(state.get('last_contexts', {}))  # older checkpoints have none
+            if self.untrained_before is not None:
+                self.untrained_before = {tuple(choice) for choice in state['untrained']}
