@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -139,6 +140,34 @@ def test_a_lost_process_ends_the_others(tiny_folder, tmp_path):
     assert 'error: no contact to the other processes of the training: ' in error
     assert error.rstrip().endswith(f'the last good checkpoint is {output / LAST}')
     read_training_checkpoint(output / LAST)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('rank', [0, 1])
+def test_a_signal_to_one_process_stops_all(tiny_folder, tmp_path, rank):
+    """After the same step, with one checkpoint and one line."""
+    output = tmp_path / 'output'
+    command = train_args(tiny_folder, output, '--epochs', '2000', '--eval-interval', '0', '--recovery-interval', '3')
+    processes = start(tmp_path, main, command)
+    try:
+        while not (output / LAST).exists():
+            assert all(process.is_alive() for process in processes), finish(processes)
+            time.sleep(0.05)
+        os.kill(processes[rank].pid or 0, signal.SIGTERM)
+        ends = finish(processes, timeout=30)
+    finally:
+        for process in processes:
+            process.kill()
+    assert [status for status, _ in ends] == [128 + signal.SIGTERM] * 2, ends
+    said = (
+        f'condnet-train: stopped by SIGTERM: {output / LAST} is kept; the same command with --resume {output} goes on'
+    )
+    assert ends[0][1].splitlines()[-1] == said and 'stopped' not in ends[1][1]
+    assert not any('Traceback' in error for _, error in ends)
+    before = read_training_checkpoint(output / LAST)['progress']
+    ends = finish(start(tmp_path, main, [*command, '--resume', str(output), '--stop-epoch', str(before['epoch'] + 1)]))
+    assert [status for status, _ in ends] == [0, 0], ends
+    assert f'goes on with epoch {before["epoch"]}' in ends[0][1]
 
 
 def test_what_the_first_process_finds_wrong_ends_all(tiny_folder, tmp_path):
