@@ -3,9 +3,11 @@
 import argparse
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from condnet.checkpoints.training import SCHEDULE_FLAGS
+from condnet.errors import show
 from condnet.plugins import import_modules
 from condnet.recipes import IMPORT, read_recipe
 from condnet.training.task import SAMPLINGS
@@ -52,6 +54,9 @@ class TrainConfig:
     )
     workers: int = setting(1, 'with --dataset: processes that load it', least=0, group=_DATA)
     output: str | None = setting(None, 'directory of checkpoints and summary.csv')
+    experiment: str | None = setting(None, 'those of this training go into a folder of this name in --output')
+    log_wandb: bool = setting(False, "show every epoch's line of summary.csv in Weights & Biases, too")
+    tensorboard: bool = setting(False, 'show it in TensorBoard, too, from files in the folder of the training')
 
     model: str = setting('nb201_cond_supernet', 'name of a timm model', group=_MODEL)
     model_kwargs: dict[str, Any] = setting(
@@ -177,6 +182,10 @@ class TrainConfig:
         None, 'withheld images (default: up to 1,000, equally many of a class)', group=_VALIDATION, least=1
     )
     log_interval: int = setting(50, 'batches between lines of the log', group=_VALIDATION, least=1)
+    eval_metric: str | None = setting(None, 'keep the best checkpoint by it, as model_best.pth.tar', group=_VALIDATION,
+                                      choices=('loss', 'accuracy'))  # fmt: skip
+    checkpoint_hist: int = setting(0, 'with --eval-metric: also keep those of so many best epochs, as '
+                                   'checkpoint-EPOCH.pth.tar', group=_VALIDATION, least=0)  # fmt: skip
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -186,6 +195,7 @@ class TrainConfig:
                 raise SettingError(name, f'is {getattr(self, name)}, expected 1..{last} {of}, or 0 for never')
         if self.pretrained and self.initial_checkpoint:
             raise SettingError('pretrained', 'does not go with --initial-checkpoint: a training begins with one')
+        self._check_files()
         self._check_schedule()
         self._check_company()
 
@@ -195,9 +205,24 @@ class TrainConfig:
         return self.epochs + self.cooldown_epochs
 
     @property
+    def folder(self) -> Path | None:
+        """Where checkpoints and tables are written: `output`, or the folder of the experiment in it."""
+        return None if self.output is None else Path(self.output, self.experiment or '')
+
+    @property
     def mixes(self) -> bool:
         """Whether images are mixed."""
         return self.mixup > 0 or self.cutmix > 0
+
+    def _check_files(self) -> None:
+        """Check the names and the choice of what is written."""
+        name = self.experiment
+        if name is not None and (name in ('', '.', '..') or {*name} & {'/', '\\', '\0'}):
+            raise SettingError('experiment', f'is {show(name)}, expected the name of a folder in --output')
+        if self.eval_metric and not self.eval_interval:
+            raise SettingError('eval_metric', 'does nothing with --eval-interval 0')
+        if self.checkpoint_hist and not self.eval_metric:
+            raise SettingError('checkpoint_hist', 'does nothing without --eval-metric')
 
     def _check_company(self) -> None:
         """Check that what is set has what it needs to do anything."""

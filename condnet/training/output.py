@@ -23,6 +23,7 @@ from condnet.checkpoints.training import (
 from condnet.errors import CondnetError
 from condnet.models import Supernet
 from condnet.models.counts import counts_table
+from condnet.training.best import best_epochs, check_best, keep_best
 from condnet.training.build import Training
 from condnet.training.config import TrainConfig, recorded_args
 from condnet.training.optimization import schedule_state
@@ -41,12 +42,13 @@ def check_output(config: TrainConfig) -> None:
     Raises:
         CondnetError: If it cannot, or there is no folder for it.
     """
-    if config.output is not None:
-        check_folder_to_write(Path(config.output))
+    if config.folder is not None:
+        check_folder_to_write(config.folder)
         return
-    for name in ('recovery_interval', 'checkpoint_seconds'):
+    for name in ('recovery_interval', 'checkpoint_seconds', 'eval_metric', 'experiment', 'log_wandb', 'tensorboard'):
         if value := getattr(config, name):
-            raise CondnetError(f'{name} is {value:g}, and there is no folder to write checkpoints to: set output')
+            shown = f'{value:g}' if isinstance(value, float) else value
+            raise CondnetError(f'{name} is {shown}, and there is no folder to write to: set output')
 
 
 def find_checkpoint(config: TrainConfig) -> tuple[Path | None, dict[str, Any] | None]:
@@ -57,7 +59,7 @@ def find_checkpoint(config: TrainConfig) -> tuple[Path | None, dict[str, Any] | 
     """
     if not config.resume:
         return None, None
-    output = None if config.output is None else Path(config.output)
+    output = config.folder
     if output is not None and _is_same(config.resume, output) and not training_checkpoints(output):
         _logger.info(f'there is no checkpoint in {output} yet: training starts from the beginning')
         return None, None
@@ -81,7 +83,8 @@ class Recorder:
 
     def __init__(self, training: Training) -> None:
         self.training, self.group = training, training.step.group
-        self.folder = None if training.config.output is None else Path(training.config.output)
+        self.folder = training.config.folder
+        self.resumed: Path | None = None  # the checkpoint that the training goes on from
         self.background, self.last_saved = Background(), time.monotonic()
 
     def open(self, resumed: Path | None, checkpoint: dict[str, Any] | None, held: contextlib.ExitStack) -> None:
@@ -95,6 +98,7 @@ class Recorder:
         Raises:
             CondnetError: If another training is there, or is running there, or was a moment ago.
         """
+        self.resumed = resumed
         if (folder := self.folder) is not None:
             self.group.from_first(lambda: self._open(folder, resumed, checkpoint, held))
 
@@ -134,7 +138,11 @@ class Recorder:
             OSError: If a file cannot be written, or another process is lost.
         """
         if (folder := self.folder) is not None and progress.summary:
-            self.group.from_first(lambda: self._tables(folder, progress)())
+            self.group.from_first(lambda: self._start(folder, progress))
+
+    def _start(self, folder: Path, progress: Progress) -> None:
+        self._tables(folder, progress)()
+        check_best(folder, progress.summary, self.training.config)
 
     def save(self, progress: Progress) -> None:
         """Write a checkpoint: everything that the training goes on from. It is copied now, and written meanwhile.
@@ -155,15 +163,19 @@ class Recorder:
         Raises:
             OSError: If the one before could not be written, or another process is lost.
         """
-        if (folder := self.folder) is not None and (stops or self._is_due(progress.epoch)):
+        if (folder := self.folder) is not None and (stops or self._is_due(progress)):
             self.group.from_first(lambda: self._save(folder, progress, self._tables(folder, progress)))
 
-    def _is_due(self, epochs: int) -> bool:
-        """Whether a checkpoint is written after so many epochs."""
-        config = self.training.config
+    def _is_due(self, progress: Progress) -> bool:
+        """Whether a checkpoint is written after an epoch."""
+        config, epochs = self.training.config, progress.epoch
+
+        def is_wanted() -> bool:
+            is_old = time.monotonic() - self.last_saved >= config.checkpoint_seconds
+            return is_old or epochs - 1 in best_epochs(progress.summary, config)
+
         ends = (config.total_epochs, config.stop_epoch, config.split_epoch, *config.keep_epochs)
-        is_old = lambda: time.monotonic() - self.last_saved >= config.checkpoint_seconds  # noqa: E731
-        return config.checkpoint_seconds == 0 or epochs in ends or self.group.from_first(is_old)
+        return config.checkpoint_seconds == 0 or epochs in ends or self.group.from_first(is_wanted)
 
     def _save(self, folder: Path, progress: Progress, write_tables: Callable[[], None] = lambda: None) -> None:
         self.background.wait()  # before another copy is made
@@ -177,18 +189,21 @@ class Recorder:
         self.last_saved = time.monotonic()
 
     def _tables(self, folder: Path, progress: Progress) -> Callable[[], None]:
-        """What writes what a checkpoint implies: summary, counts, and its copy if it is one to keep."""
+        """What writes what a checkpoint implies: summary, counts, and its copies if it is one to keep."""
+        config, resumed, is_whole = self.training.config, self.resumed, progress.batch == 0  # now: it goes on
         task, tables = self.training.step.task, {'summary.csv': progress.summary}
         if isinstance(task.model, Supernet):
             tables['counts.csv'] = counts_table(task.model.space, task.counts, task.counts_since_split)
         last, milestone = folder / LAST, folder / f'milestone-{progress.epoch}.pth.tar'
-        is_kept = progress.epoch in self.training.config.keep_epochs and progress.batch == 0
+        is_kept = progress.epoch in config.keep_epochs and is_whole
 
         def write() -> None:
             for name, rows in tables.items():
                 write_table(folder / name, rows)
             if is_kept and last.exists() and not milestone.exists():  # no last one: it starts from another's
                 write_file(milestone, last.read_bytes())
+            newest = last if last.exists() else resumed
+            keep_best(folder, tables['summary.csv'], config, newest if is_whole else None)
 
         return write
 

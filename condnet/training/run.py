@@ -16,10 +16,12 @@ from condnet.errors import CondnetError
 from condnet.models import Supernet
 from condnet.models.counts import describe_untrained
 from condnet.ranking.evaluate import EvaluationData
+from condnet.training.best import describe_best
 from condnet.training.build import Training, create_training
 from condnet.training.config import TrainConfig
 from condnet.training.data import Batches, create_data, open_data
 from condnet.training.log import describe_epoch, describe_start
+from condnet.training.loggers import check_loggers, open_loggers
 from condnet.training.loop import evaluate_fixed_archs, is_asked_to_stop, train_one_epoch
 from condnet.training.output import Recorder, check_output, find_checkpoint
 from condnet.training.progress import Progress
@@ -62,6 +64,7 @@ def train(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> TrainingRu
             cannot go on, because it has diverged or the disk is full.
         Interrupted: If a command is stopped by a signal, see `condnet.utils.interrupt`; a checkpoint is written before.
     """
+    check_loggers(config)
     group, device = join_group(config.device)
     group.from_first(lambda: check_output(config))
     path, checkpoint = group.from_first(lambda: find_checkpoint(config))
@@ -71,13 +74,14 @@ def train(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> TrainingRu
         progress = resume(training, checkpoint) if checkpoint else Progress()
         model = training.step.task.model
         data = create_data(config, settled, images, model.pretrained_cfg, device, group)
-    recorder = Recorder(training)
+    recorder, shown = Recorder(training), list(callbacks)
     with contextlib.ExitStack() as held:
         recorder.open(path, checkpoint, held)
         _announce(training, images, progress, path)
+        group.from_first(lambda: shown.extend(open_loggers(training, progress.epoch, held)))
         try:
             with deferred():
-                progress = train_epochs(training, data, progress, recorder, callbacks)
+                progress = train_epochs(training, data, progress, recorder, shown)
             recorder.finish()
         except KeyboardInterrupt as stop:
             if isinstance(stop, Interrupted):
@@ -142,6 +146,8 @@ def train_epochs(
             callback(dict(row))
         if number:
             raise Interrupted(number)
+    if best := describe_best(progress.summary, config):
+        _logger.info(best)
     model = step.task.model
     if isinstance(model, Supernet):
         if warning := describe_untrained(model.space, None, step.task.untrained()):
