@@ -81,7 +81,8 @@ def open_supernet(model: Model, config: EvalConfig, expected: str | None = None)
     supernet = loaded.model
     if not isinstance(supernet, Supernet):
         got = f'{checkpoint} holds' if checkpoint else 'got'
-        raise CondnetError(f'{got} a {type(supernet).__name__}, expected a super-network')
+        raise CondnetError(f'{got} a {type(supernet).__name__}, expected a super-network: a stand-alone network has no '
+                           'architectures to rank, and its accuracy is in the summary.csv of its training')  # fmt: skip
     name = supernet.pretrained_cfg['architecture']
     if expected and expected != name:
         raise CondnetError(f'{checkpoint or "the model"} holds the model {name!r}, not {expected!r}')

@@ -16,6 +16,7 @@ from condnet.data import (
     dataset_name,
     describe_timm_data,
     fingerprint_of,
+    subset_withheld,
     withheld_indices,
 )
 from condnet.data.sources import open_images
@@ -86,6 +87,7 @@ def create_data(
     statistics: dict[str, Any],
     device: torch.device,
     group: Group,
+    calibrates: bool = True,
 ) -> tuple[Batches, EvaluationData | None]:
     """Batches to train on, this process's share, and the data of the check after an epoch, if there is to be one.
 
@@ -96,6 +98,7 @@ def create_data(
         statistics: `mean` and `std` of the channels, as a model's `pretrained_cfg` has them.
         device: Where to.
         group: The processes that share the batches.
+        calibrates: Whether what is checked is calibrated before; a stand-alone network is not.
 
     Raises:
         CondnetError: If there are too few images, or a batch cannot be shared.
@@ -115,7 +118,7 @@ def create_data(
         raise CondnetError(f'{source} has fewer training images than a batch of {config.batch_size}')
     if not config.eval_interval:
         return batches, None
-    calibration, validation = _choose_evaluation_images(config, settled, images)
+    calibration, validation = _choose_evaluation_images(config, settled, images, calibrates)
     return batches, evaluation_data(calibration, validation, statistics, device, config.channels_last)
 
 
@@ -144,7 +147,9 @@ def _timm_batches(config: TrainConfig, settled: Settled, common: dict[str, Any])
     )
 
 
-def _choose_evaluation_images(config: TrainConfig, settled: Settled, images: Images | None) -> tuple[Images, Images]:
+def _choose_evaluation_images(
+    config: TrainConfig, settled: Settled, images: Images | None, calibrates: bool
+) -> tuple[Images | None, Images]:
     """Images to calibrate on, and withheld images to validate on, for the check after an epoch."""
     if images is not None:
         num_images = config.eval_images
@@ -152,7 +157,10 @@ def _choose_evaluation_images(config: TrainConfig, settled: Settled, images: Ima
             num_classes, withheld = len(images.classes), images.targets[withheld_indices(images.targets)[1]]
             least = int(withheld.bincount(minlength=num_classes).min())
             num_images = min(least, _DEFAULT_EVAL_IMAGES // num_classes) * num_classes or None  # None: all
-        return choose_images(images, config.eval_batches, num_images)
+        if calibrates:
+            return choose_images(images, config.eval_batches, num_images)
+        validation = images.select(withheld_indices(images.targets)[1])
+        return None, validation if num_images is None else subset_withheld(validation, num_images)
     nums = config.eval_batches * CALIBRATION_BATCH_SIZE, config.eval_images or _DEFAULT_EVAL_IMAGES
     splits = config.train_split, config.val_split
     calibration, validation = choose_timm_images(

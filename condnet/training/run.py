@@ -73,7 +73,7 @@ def train(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> TrainingRu
         training = create_training(config, settled, device, group, checkpoint)
         progress = resume(training, checkpoint) if checkpoint else Progress()
         model = training.step.task.model
-        data = create_data(config, settled, images, model.pretrained_cfg, device, group)
+        data = create_data(config, settled, images, model.pretrained_cfg, device, group, isinstance(model, Supernet))
     recorder, shown = Recorder(training), list(callbacks)
     with contextlib.ExitStack() as held:
         recorder.open(path, checkpoint, held)
