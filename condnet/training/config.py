@@ -110,8 +110,8 @@ class TrainConfig:
     )
     checkpoint_seconds: float = setting(
         0.0,
-        'after epochs, write a checkpoint only if the last one is so many seconds old; those before the split, after '
-        '--keep-epochs, and at the end are always written',
+        'after epochs, write a checkpoint only if the last one is so many seconds old; the best, and those before '
+        'the split, after --keep-epochs, and at the end are always written',
         group=_SCHEDULE,
         least=0,
     )
