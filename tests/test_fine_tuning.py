@@ -62,7 +62,7 @@ def test_a_split_one_is_trained_on_and_resumed_exactly(split_run, tiny_data, tmp
 def test_what_was_trained_before_is_not_called_untrained(split_run, tiny_data, tmp_path, monkeypatch, caplog):
     """Only what no training since the split has trained is, after a resume, too."""
     before = {tuple(choice) for choice in training_of(split_run / LAST)['untrained']}
-    more = ('--eval-interval', '0', '--recovery-interval', '1', '--stop-epoch')
+    more = ('--eval-interval', '0', '--stop-epoch')
     arguments = fine_tune(tiny_data, tmp_path / 'out', split_run / LAST, *more)
     assert main([*arguments, '1']) == 0 and main([*arguments, '2', '--resume', str(tmp_path / 'out')]) == 0
     state = read_training_checkpoint(tmp_path / 'out' / LAST)['task_state']
