@@ -152,7 +152,7 @@ def test_refused(tiny_data, tmp_path, capsys, more, message):
 
 def test_help_shows_defaults_and_groups():
     shown = ' '.join(make_parser().format_help().split())
-    for text in ('optimizer:', 'learning rate schedule:', 'augmentation and regularization:', '(default: 0.025)',
+    for text in ('Optimizer parameters:', 'Learning rate schedule parameters:', '(default: 0.025)',
                  '--output OUTPUT directory of checkpoints and summary.csv (default: output/train)'):  # fmt: skip
         assert text in shown
     assert '(default: None)' not in shown and parse_args([]).clip_grad is None

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 import condnet
 from condnet import CondnetError, TrainConfig, recipes
 from condnet.checkpoints.loading import load_model
-from condnet.checkpoints.training import SCHEDULE_FLAGS, read_training_checkpoint
+from condnet.checkpoints.training import SCHEDULE_FLAGS, TIMM_FLAGS, read_training_checkpoint
 from condnet.cli.train import main, parse_args
 from condnet.recipes import find_recipe
 from condnet.training.config import recorded_args, recorded_settings
@@ -147,7 +147,7 @@ def test_resumed_with_its_own_args_yaml(whole_run, tiny_data, tmp_path):
 def test_checkpoint_from_before_the_flags_of_schedules_resumes(whole_run, tiny_data, tmp_path):
     checkpoint = torch.load(whole_run / 'milestone-3.pth.tar', weights_only=False)
     del checkpoint['scheduler']
-    for name in SCHEDULE_FLAGS:
+    for name in (*SCHEDULE_FLAGS, *TIMM_FLAGS):
         delattr(checkpoint['args'], name)
     torch.save(checkpoint, tmp_path / 'old.pth.tar')
     arguments = train_args(tiny_data, tmp_path / 'out', '--model-ema', '--resume', str(tmp_path / 'old.pth.tar'))

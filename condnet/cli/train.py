@@ -31,9 +31,13 @@ def parse_args(argv: list[str] | None = None) -> TrainConfig:
         CondnetError: If the recipe or a value makes no sense.
     """
     parser = make_parser()
-    recipe = parser.parse_known_args(argv)[0].config
+    known = parser.parse_known_args(argv)[0]
+    recipe = known.config
     if recipe:
-        parser.set_defaults(**read_recipe(recipe, TrainConfig))
+        settings = read_recipe(recipe, TrainConfig)
+        if known.lr_base is not None:
+            settings.pop('lr', None)  # which says the rate in another way
+        parser.set_defaults(**settings)
     args = parser.parse_args(argv)
     import_plugins(args)
     return config_from(args, TrainConfig, recipe=recipe)

@@ -1,5 +1,6 @@
 """Data: images in memory, the withheld ones, and batches to train on."""
 
+from condnet.data.augmentation import Augmentation
 from condnet.data.fingerprint import fingerprint_of, match_images
 from condnet.data.images import (
     CIFAR10_CLASSES,
@@ -38,6 +39,7 @@ from condnet.data.timm_data import (
 
 __all__ = [
     'AUGMENTATION',
+    'Augmentation',
     'Batch',
     'CIFAR10_CLASSES',
     'CIFAR10_IMAGES',

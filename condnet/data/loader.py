@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from condnet.data.augmentation import Augmentation
 from condnet.data.images import Images, dataset_name
 from condnet.errors import CondnetError
 
@@ -165,6 +166,14 @@ def augment(images: Images, *, padding: int = 4, hflip: float = 0.5, seed: int =
     return Images(loader._crop(torch.arange(len(images)), top, left, flip).contiguous(), images.targets, images.classes)
 
 
-def augmentation_of(images: Images) -> dict[str, Any]:
-    """How the training set that these images are of is augmented: arguments of `InMemoryLoader` and `augment`."""
-    return GLYPH_AUGMENTATION if dataset_name(images) == 'glyphs' else AUGMENTATION
+def augmentation_of(images: Images, chosen: Augmentation | None = None) -> dict[str, Any]:
+    """How the training set that these images are of is augmented: arguments of `InMemoryLoader` and `augment`.
+
+    Args:
+        images: The images.
+        chosen: What the training has set; None for nothing.
+    """
+    usual = GLYPH_AUGMENTATION if dataset_name(images) == 'glyphs' else AUGMENTATION
+    if chosen is None or (chosen.hflip is None and not chosen.no_aug):
+        return usual
+    return {'padding': 0, 'hflip': 0.0} if chosen.no_aug else {**usual, 'hflip': chosen.hflip}

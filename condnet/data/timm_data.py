@@ -1,9 +1,7 @@
 """Data sets that go through timm's loader."""
 
 import itertools
-import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from timm.data import create_loader
 from torch.utils.data.distributed import DistributedSampler
 
+from condnet.data.augmentation import Augmentation, seeded
 from condnet.data.images import Images
 from condnet.data.loader import Batch, epoch_generator
 from condnet.data.parts import check_parts, class_numbers, open_part
@@ -21,10 +20,9 @@ _STATISTICS_IMAGES = 500  # of them mean and deviation are estimated, as a data 
 
 
 class TimmLoader:
-    """timm's loader with an order that depends on seed and epoch only.
+    """timm's loader with an order and an augmentation that depend on seed and epoch only.
 
-    With at least one worker the augmentation does, too. timm's own loader draws from the global random state. Of
-    several processes, each augments differently.
+    timm's own loader draws from the global random state. Of several processes, each augments differently.
     """
 
     def __init__(self, loader: Any, seed: int, rank: int = 0) -> None:
@@ -50,8 +48,19 @@ class TimmLoader:
         Raises:
             CondnetError: If an image is damaged.
         """
-        self._generator.set_state(epoch_generator(self.seed, self.epoch, self.rank).get_state())
-        return _without_traceback(itertools.islice(self.loader, start, None))
+        generator = epoch_generator(self.seed, self.epoch, self.rank)
+        self._generator.set_state(generator.get_state())
+        return _without_traceback(itertools.islice(self._batches(generator.initial_seed()), start, None))
+
+    def _batches(self, seed: int) -> Iterator[Batch]:
+        """All batches. What this process draws for one, to erase regions, or without workers, is of its number."""
+        batches = iter(self.loader)
+        for number in itertools.count(seed):
+            with seeded(number, self.loader.device):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose order and augmentation of the next iteration."""
@@ -91,10 +100,13 @@ def create_timm_loader(
     world_size: int = 1,
     train_split: str = 'train',
     num_classes: int | None = None,
+    augmentation: Augmentation | None = None,
+    pin_mem: bool = False,
+    worker_seeding: str = 'all',
 ) -> TimmLoader:
-    """Load any data set that timm knows, with timm's default transforms.
+    """Load any data set that timm knows, with timm's transforms.
 
-    In training these are a random resized crop, a flip and colour jitter, not what `InMemoryLoader` does. In
+    In training these are by default a random resized crop, a flip and colour jitter, not what `InMemoryLoader` does. In
     evaluation the shorter side is resized to the input size, and the centre is taken.
 
     Args:
@@ -115,28 +127,47 @@ def create_timm_loader(
         train_split: The part that is trained on. Classes are numbered as in it, and another part must not have images
             of it.
         num_classes: How many classes there may be; None for any number.
+        augmentation: That of training; None for timm's default.
+        pin_mem: Whether batches are loaded into pinned memory.
+        worker_seeding: timm's mode: `all` seeds NumPy's numbers in a worker as Python's and torch's, `part` leaves them
+            to torch.
 
     Raises:
         CondnetError: If timm cannot open the data set, it has no such part, there are more classes, or another part
-            than the one to train on has classes that it lacks, or images of it.
+            than the one to train on has classes that it lacks, or images of it, or timm knows no such augmentation.
     """
     data = open_part(dataset, data_dir, split, train_split, download=download)
     if num_classes is not None and (known := len(class_numbers(data))) > num_classes:
         raise CondnetError(f'--num-classes is {num_classes}, but {dataset or data_dir} has {known} classes')
-    loader = create_loader(
+    loader = _create_loader(
         data,
-        input_size,
-        batch_size // world_size,
+        augmentation if train and augmentation else Augmentation(),
+        input_size=input_size,
+        batch_size=batch_size // world_size,
         is_training=train,
         mean=tuple(mean),
         std=tuple(std),
-        crop_pct=1.0,  # timm would enlarge images by 1/7 and cut off their borders in evaluation
         num_workers=workers,
         device=torch.device(device),
-        persistent_workers=False,  # workers that live on are not seeded again
         distributed=world_size > 1,
+        pin_memory=pin_mem,
+        worker_seeding=worker_seeding,
     )
     return TimmLoader(loader, seed, rank)
+
+
+def _create_loader(data: Any, augmentation: Augmentation, **more: Any) -> Any:
+    """timm's loader."""
+    fixed: dict[str, Any] = {
+        'crop_pct': 1.0,  # timm would enlarge images by 1/7 and cut off their borders in evaluation
+        'persistent_workers': False,  # workers that live on are not seeded again
+    }
+    try:
+        return create_loader(data, **fixed, **more, **augmentation.arguments())
+    except (AssertionError, ValueError, KeyError, IndexError, TypeError) as error:  # whatever a policy leads timm to
+        if augmentation.aa is None:
+            raise
+        raise CondnetError(f'--aa is {augmentation.aa!r}, which timm does not know: {error}') from error
 
 
 def choose_timm_images(
@@ -148,6 +179,7 @@ def choose_timm_images(
     download: bool = False,
     augmented: bool = True,
     at_most: bool = False,
+    augmentation: Augmentation | None = None,
 ) -> tuple[Images, Images]:
     """Choose calibration and validation images, the same ones every time, as `choose_images` does of images in memory.
 
@@ -158,8 +190,10 @@ def choose_timm_images(
         nums: How many images of each.
         input_size: Channels, height and width.
         download: Fetch what is missing, where timm can.
-        augmented: Augment the calibration images as in training.
+        augmented: Augment the calibration images as in training: with the transforms of single images. What is done to
+            whole batches, random erasing and mixing, is left out: statistics are of images as they are predicted.
         at_most: Validate on fewer images where there are no more.
+        augmentation: That of the training; None for timm's default.
 
     Raises:
         CondnetError: If the parts are not disjoint, their classes differ, or one of them is missing or has fewer
@@ -167,7 +201,9 @@ def choose_timm_images(
     """
     train_split, split = splits
     check_parts(dataset, data_dir, train_split, split)
-    calibration = timm_images(dataset, data_dir, train_split, nums[0], input_size, download, augmented, train_split)
+    calibration = timm_images(
+        dataset, data_dir, train_split, nums[0], input_size, download, augmented, train_split, augmentation=augmentation
+    )
     validation = timm_images(dataset, data_dir, split, nums[1], input_size, download, False, train_split, at_most)
     return calibration, validation
 
@@ -182,6 +218,7 @@ def timm_images(
     train: bool = False,
     train_split: str = 'train',
     at_most: bool = False,
+    augmentation: Augmentation | None = None,
 ) -> Images:
     """Some images of a data set that timm knows, the same ones every time.
 
@@ -192,26 +229,24 @@ def timm_images(
         num: How many; they are drawn with seed 0.
         input_size: Channels, height and width.
         download: Fetch what is missing, where timm can.
-        train: Augment them as in training, from seed 0; or else timm's evaluation transform.
+        train: Augment them as in training, from seed 0, without random erasing; or else timm's evaluation transform.
         train_split: The part that is trained on, as `create_timm_loader` takes it.
         at_most: Take all where there are fewer.
+        augmentation: That of training; None for timm's default.
 
     Raises:
         CondnetError: As `create_timm_loader`, or if there are fewer images.
     """
-    loader = create_timm_loader(
+    data = _single_images(
         dataset,
         data_dir,
         split,
-        input_size=input_size,
-        batch_size=1,
-        mean=(0.0,) * input_size[0],
-        std=(1.0,) * input_size[0],
+        input_size,
         train=train,
         download=download,
         train_split=train_split,
+        augmentation=augmentation,
     )
-    data = loader.loader.dataset
     num = min(num, len(data)) if at_most else num
     if len(data) < num:
         raise CondnetError(f'{dataset}, split {split!r}, has {len(data)} images, expected at least {num}; the flags '
@@ -226,19 +261,8 @@ def describe_timm_data(
 
     What cannot be told is left out. Arguments and errors are those of `timm_images`; `split` is that to train on.
     """
-    loader = create_timm_loader(
-        dataset,
-        data_dir,
-        split,
-        input_size=input_size,
-        batch_size=1,
-        mean=(0.0,) * input_size[0],
-        std=(1.0,) * input_size[0],
-        train=False,
-        download=download,
-        train_split=split,
-    )
-    data, found = loader.loader.dataset, {}
+    data = _single_images(dataset, data_dir, split, input_size, train=False, download=download, train_split=split)
+    found: dict[str, Any] = {}
     numbers = class_numbers(data)
     names = sorted(numbers, key=lambda name: numbers[name])
     if [numbers[name] for name in names] == list(range(len(names))) and all(isinstance(name, str) for name in names):
@@ -251,23 +275,21 @@ def describe_timm_data(
     return found
 
 
+def _single_images(
+    dataset: str, data_dir: str | Path, split: str, input_size: tuple[int, int, int], **more: Any
+) -> Any:
+    """A data set that gives images (C, H, W), uint8, as the transforms of `create_timm_loader` make them."""
+    mean, std = (0.0,) * input_size[0], (1.0,) * input_size[0]
+    loader = create_timm_loader(
+        dataset, data_dir, split, input_size=input_size, batch_size=1, mean=mean, std=std, **more
+    )
+    return loader.loader.dataset
+
+
 def _draw(data: Any, num: int) -> Images:
     """Images of a data set as its transforms give them, drawn with seed 0."""
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:num].tolist()
-    with _seeded_transforms():
+    with seeded(0):
         pairs = [data[i] for i in chosen]
     targets = torch.tensor([int(target) for _, target in pairs])
     return Images(torch.stack([torch.as_tensor(image) for image, _ in pairs]), targets, ())
-
-
-@contextmanager
-def _seeded_transforms() -> Iterator[None]:
-    """Have what timm's transforms draw come from seed 0; the random states are given back afterwards."""
-    state = random.getstate()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            random.seed(0)
-            torch.default_generator.manual_seed(0)
-            yield
-    finally:
-        random.setstate(state)

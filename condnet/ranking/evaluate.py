@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from condnet.data import (
+    Augmentation,
     Images,
     augment,
     augmentation_of,
@@ -149,7 +150,11 @@ def make_prediction(space: SearchSpace, arch: Arch, accuracy: float, loss: float
 
 
 def choose_images(
-    images: Images, num_batches: int = 20, num_images: int | None = None, augmented: bool = True
+    images: Images,
+    num_batches: int = 20,
+    num_images: int | None = None,
+    augmented: bool = True,
+    augmentation: Augmentation | None = None,
 ) -> tuple[Images, Images]:
     """Choose calibration and withheld images from a training set, the same ones every time.
 
@@ -159,6 +164,7 @@ def choose_images(
         num_images: How many of the withheld images, equally many of each class; None for all.
         augmented: Crop and flip the calibration images, from a fixed seed: in training BatchNorm has normalised by
             the statistics of such images, and the weights have learned with that.
+        augmentation: What the training has set of it; None for nothing.
 
     Raises:
         CondnetError: If the data set does not have so many images.
@@ -169,7 +175,7 @@ def choose_images(
     if num_images is not None:
         validation = subset_withheld(validation, num_images)
     calibration = images.select(trained[chosen])
-    return augment(calibration, **augmentation_of(images)) if augmented else calibration, validation
+    return augment(calibration, **augmentation_of(images, augmentation)) if augmented else calibration, validation
 
 
 def evaluation_data(

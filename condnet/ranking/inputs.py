@@ -15,7 +15,7 @@ from torch import nn
 from condnet.benchmarks.registry import find_benchmark
 from condnet.benchmarks.tables import BenchmarkTable, holds_table, load_benchmark
 from condnet.checkpoints.loading import Loaded, load_checkpoint, preprocessing
-from condnet.data import Images, check_size, choose_timm_images, dataset_name, holds_names, match_images
+from condnet.data import Augmentation, Images, check_size, choose_timm_images, dataset_name, holds_names, match_images
 from condnet.data.sources import open_images
 from condnet.errors import CondnetError
 from condnet.models import Supernet
@@ -220,7 +220,7 @@ def load_evaluation_images(subject: Subject, config: EvalConfig, images: Images 
     if (trained_on := subject.trained_on or name) != name:
         raise CondnetError(f'{subject.name} was trained on data {trained_on!r}, not on {name!r} of {source}')
     if images is None:
-        chosen = ChosenImages(*_choose_timm_images(model, config), name)
+        chosen = ChosenImages(*_choose_timm_images(subject, config), name)
     else:
         chosen = _choose_from(images, subject, config, name, str(source))
     if int(chosen.validation.targets.max()) >= model.num_classes:
@@ -228,16 +228,17 @@ def load_evaluation_images(subject: Subject, config: EvalConfig, images: Images 
     return chosen
 
 
-def _choose_timm_images(model: Supernet, config: EvalConfig) -> tuple[Images, Images]:
+def _choose_timm_images(subject: Subject, config: EvalConfig) -> tuple[Images, Images]:
     return choose_timm_images(
         str(config.dataset),
         str(config.data_dir),
         (config.train_split, config.val_split),
         (config.calib_batches * CALIBRATION_BATCH_SIZE, config.eval_images or 5000),
-        model.pretrained_cfg['input_size'],
+        subject.model.pretrained_cfg['input_size'],
         config.download,
         config.calib_augment,
         at_most=config.eval_images is None,
+        augmentation=Augmentation.of(subject.training),
     )
 
 
@@ -246,7 +247,8 @@ def _choose_from(images: Images, subject: Subject, config: EvalConfig, name: str
     images, match = match_images(images, subject.training, subject.fingerprint, subject.name, source, has_names)
     if match and 'largest_distance' in match:
         _logger.info(f'{source} matches the images of {subject.name}: {match}')
-    chosen = choose_images(images, config.calib_batches, config.eval_images, config.calib_augment)
+    nums = config.calib_batches, config.eval_images
+    chosen = choose_images(images, *nums, config.calib_augment, Augmentation.of(subject.training))
     return ChosenImages(*chosen, name, match)
 
 

@@ -1,5 +1,6 @@
 """What a training consists of before its first step: model, task, optimizer, schedule."""
 
+import dataclasses
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from condnet.training.config import Settled, TrainConfig
 from condnet.training.initial import load_initial_weights
 from condnet.training.mixing import Mixing
 from condnet.training.optimization import create_optimizer, create_scheduler, takes_momentum
+from condnet.training.progress import Progress
 from condnet.training.step import TrainingStep, compile_model
 from condnet.training.task import SupernetTask
 from condnet.utils.distributed import Group
@@ -36,7 +38,7 @@ class Training:
         config: Its settings.
         settled: What data and machine have settled.
         step: What is done with a batch; it has the model in its task, and the optimizer.
-        scheduler: Schedule of the learning rate, stepped after every epoch.
+        scheduler: Schedule of the learning rate, stepped after every epoch; see `step_on_updates`.
     """
 
     config: TrainConfig
@@ -88,7 +90,7 @@ def create_training(
         task.setup_ema(decay=config.model_ema_decay)
     amp_dtype = getattr(torch, config.amp_dtype) if config.amp else None
     clip = None if config.clip_grad is None else (config.clip_grad, config.clip_mode)
-    mixing = Mixing(config, settled.num_classes, group.rank) if config.mixes else None
+    mixing = _create_mixing(config, settled, group)
     step = TrainingStep(
         task, optimizer, group, config.grad_accum_steps, amp_dtype, config.update_unsampled, clip, mixing
     )
@@ -98,14 +100,43 @@ def create_training(
     return Training(config, settled, step, scheduler)
 
 
+def step_on_updates(training: Training, num_updates: int, progress: Progress) -> Training:
+    """A training whose schedule is stepped after every update, if it is to be; the data say how many an epoch has.
+
+    Args:
+        training: The training.
+        num_updates: Updates of an epoch.
+        progress: How far it is.
+    """
+    if not training.config.sched_on_updates:
+        return training
+    scheduler = create_scheduler(training.step.optimizer, training.config, num_updates)
+    if done := progress.epoch * num_updates + progress.batch:
+        scheduler.step_update(done)  # it has begun with the first rate again
+    return dataclasses.replace(training, scheduler=scheduler)
+
+
 def _create_task(model: nn.Module, config: TrainConfig, untrained: Iterable[Choice]) -> SupernetTask:
     criterion = None
-    if config.smoothing or config.mixes:  # mixing smooths labels itself
-        criterion = create_classification_loss(smoothing=config.smoothing, soft_targets=config.mixes)
+    if config.smoothing or config.mixes or config.bce_loss:  # mixing smooths labels itself
+        criterion = create_classification_loss(
+            'bce' if config.bce_loss else 'ce', smoothing=config.smoothing, soft_targets=config.mixes
+        )
     task = SupernetTask(model, config.seed, config.sampling, config.share_momentum, config.operation_weights, criterion)
     if task.untrained_before is not None:
         task.untrained_before.update(untrained)
     return task
+
+
+def _create_mixing(config: TrainConfig, settled: Settled, group: Group) -> Mixing | None:
+    if config.cutmix_minmax is not None:
+        least, most = config.cutmix_minmax
+        for size in settled.input_size[1:]:
+            if int(size * least) >= int(size * most):
+                raise CondnetError(
+                    f'--cutmix-minmax is {least:g} {most:g}: of {size} pixels there is none between them'
+                )
+    return Mixing(config, settled.num_classes, group.rank) if config.mixes else None
 
 
 def has_begun_split(checkpoint: dict[str, Any]) -> bool:
@@ -114,7 +145,8 @@ def has_begun_split(checkpoint: dict[str, Any]) -> bool:
 
 
 def _create_model(config: TrainConfig, settled: Settled) -> nn.Module:
-    kwargs: dict[str, Any] = ({'drop_rate': config.drop} if config.drop else {}) | config.model_kwargs
+    rates = {'drop_rate': config.drop, 'drop_path_rate': config.drop_path}
+    kwargs: dict[str, Any] = {name: rate for name, rate in rates.items() if rate} | config.model_kwargs
     try:
         model = timm.create_model(
             config.model,
@@ -130,4 +162,7 @@ def _create_model(config: TrainConfig, settled: Settled) -> nn.Module:
         raise CondnetError(f'cannot build the model {config.model!r}: {reason}') from error
     if config.split_epoch and not isinstance(model, Supernet):
         raise CondnetError(f'--split-epoch needs a super-network, {config.model} is none')
+    if config.fast_norm and not any(getattr(module, '_fast_norm', False) for module in model.modules()):
+        raise CondnetError(f"--fast-norm does nothing with {config.model}, which has none of timm's LayerNorm and "
+                           'GroupNorm')  # fmt: skip
     return model

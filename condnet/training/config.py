@@ -6,34 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from condnet.checkpoints.training import SCHEDULE_FLAGS
-from condnet.errors import show
 from condnet.plugins import import_modules
 from condnet.recipes import IMPORT, read_recipe
+from condnet.training.consistency import SCHEDULES, base_rate, check_consistency, schedule_epochs
 from condnet.training.task import SAMPLINGS
-from condnet.utils.settings import SettingError, check_settings, setting
+from condnet.utils.settings import check_settings, setting
 
-# Of every schedule, the settings that it depends on. timm's rsqrt is left out: it needs a warm-up.
-SCHEDULES: dict[str, tuple[str, ...]] = {
-    'cosine': ('min_lr',),
-    'tanh': ('min_lr',),
-    'poly': ('decay_rate', 'min_lr'),
-    'wsd': ('decay_epochs', 'min_lr'),
-    'step': ('decay_epochs', 'decay_rate'),
-    'multistep': ('decay_milestones', 'decay_rate'),
-    'plateau': ('patience_epochs', 'decay_rate', 'min_lr'),
-    'constant': (),
-    'none': (),
-}
-_DATA, _MODEL, _METHOD, _SCHEDULE = 'dataset', 'model', 'method', 'training'
-_OPTIMIZER, _RATE, _REGULARIZATION = 'optimizer', 'learning rate schedule', 'augmentation and regularization'
-_VALIDATION = 'validation during training, of a fixed sample of architectures'
+# Headings of timm's train.py, in its order; those of ours in between.
+_DATA, _MODEL, _SUPERNET = 'Dataset parameters', 'Model parameters', 'Super-network parameters'
+_DEVICE, _OPTIMIZER, _RATE = 'Device parameters', 'Optimizer parameters', 'Learning rate schedule parameters'
+_AUGMENTATION, _BN = 'Augmentation and regularization parameters', 'Batch norm parameters'
+_EMA, _MISC = 'Model exponential moving average parameters', 'Miscellaneous parameters'
+_VALIDATION = 'Validation during training, of a fixed sample of architectures'
 _MOST = 2**31  # of sizes and epochs
+_UP_TO_1 = 1.0000001
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a training; `condnet-train --help` says what each is.
+    """Settings of a training; `condnet-train --help` says what each is. Where timm has one, it has timm's name.
 
     Raises:
         SettingError: If a value makes no sense, or does not go with another.
@@ -43,137 +34,174 @@ class TrainConfig:
     data_dir: str | None = setting(
         None, 'directory with CIFAR-10, or with another data set; glyphs needs none', group=_DATA
     )
-    download: bool = setting(False, 'download CIFAR-10 into --data-dir if it is not there', group=_DATA)
     dataset: str | None = setting(None, "glyphs, or a data set by timm's name for it; default: small images in "
                                   '--data-dir, kept in memory', group=_DATA)  # fmt: skip
     train_split: str = setting('train', 'with --dataset: the part to train on', group=_DATA)
     val_split: str = setting('validation', 'with --dataset: the part to validate on', group=_DATA)
-    num_classes: int | None = setting(None, 'default: those of the data; with --dataset 10', least=1, group=_DATA)
-    input_size: tuple[int, int, int] | None = setting(
-        None, 'default: that of the data; with --dataset 3 32 32', least=1, below=_MOST, group=_DATA
-    )
-    workers: int = setting(1, 'with --dataset: processes that load it', least=0, group=_DATA)
-    output: str | None = setting(None, 'directory of checkpoints and summary.csv')
-    experiment: str | None = setting(None, 'those of this training go into a folder of this name in --output')
-    log_wandb: bool = setting(False, "show every epoch's line of summary.csv in Weights & Biases, too")
-    tensorboard: bool = setting(False, 'show it in TensorBoard, too, from files in the folder of the training')
+    download: bool = setting(False, 'download CIFAR-10 into --data-dir if it is not there', group=_DATA)
 
     model: str = setting('nb201_cond_supernet', 'name of a timm model', group=_MODEL)
-    model_kwargs: dict[str, Any] = setting(
-        {}, 'space=no_zero, arch=... (as --archs of condnet-validate), ...', group=_MODEL
-    )
     pretrained: bool = setting(False, 'begin with the published weights of the model', group=_MODEL)
-    initial_checkpoint: str | None = setting(
-        None,
-        'begin with these weights: a checkpoint, a folder of a model, or the name of a pretrained one',
-        group=_MODEL,
-        metavar='PATH',
-    )
-    channels_last: bool = setting(True, 'memory layout', group=_MODEL)
-    device: str = setting('cpu', 'device to train on; cuda: under torchrun a GPU per process', group=_MODEL)
-    amp: bool = setting(False, 'mixed precision', group=_MODEL)
-    amp_dtype: str = setting('bfloat16', 'its data type; with float16 the loss is scaled', group=_MODEL,
-                             choices=('bfloat16', 'float16'))  # fmt: skip
-    torchcompile: bool = setting(
-        False, 'compile the candidate operations (or a whole stand-alone network)', group=_MODEL
-    )
-    sync_bn: bool = setting(False, 'several GPUs normalise a batch together', group=_MODEL)
-
-    sampling: str = setting('uniform', 'one architecture per step, or (fair) as many as there are operations, so that '
-                            'each is trained once before an update', group=_METHOD, choices=SAMPLINGS)  # fmt: skip
-    operation_weights: tuple[float, ...] | None = setting(
-        None,
-        'draw operations in these proportions, by their official numbers, instead of equally often',
-        group=_METHOD,
-    )
-    share_momentum: bool = setting(
-        False, "the authors' variant: the copies of a weight have one momentum", group=_METHOD
-    )
-    update_unsampled: bool = setting(False, "the authors' variant: weights that are not sampled decay and follow their "
-                                     'momentum', group=_METHOD)  # fmt: skip
-
-    epochs: int = setting(250, 'epochs of the schedule', group=_SCHEDULE, least=1)
-    split_epoch: int = setting(0, 'split after so many epochs; 0 for never', group=_SCHEDULE)
-    stop_epoch: int = setting(0, 'stop after so many epochs of the schedule; 0: never', group=_SCHEDULE)
+    initial_checkpoint: str | None = setting(None, 'begin with these weights: a checkpoint, a folder of a model, or '
+                                             'the name of a pretrained one', group=_MODEL, metavar='PATH')  # fmt: skip
     resume: str | None = setting(
         None,
         'continue from this checkpoint, or from the newest one in this folder; --output itself is started if it has '
         'none; with --split-epoch also an unsplit one with a split',
-        group=_SCHEDULE,
+        group=_MODEL,
         metavar='PATH',
     )
-    recovery_interval: int = setting(
-        0,
-        'also write a checkpoint every so many batches of an epoch; 0 for only after it',
-        group=_SCHEDULE,
-        least=0,
+    num_classes: int | None = setting(None, 'default: those of the data; with --dataset 10', least=1, group=_MODEL)
+    input_size: tuple[int, int, int] | None = setting(
+        None, 'default: that of the data; with --dataset 3 32 32', least=1, below=_MOST, group=_MODEL
     )
-    checkpoint_seconds: float = setting(
-        0.0,
-        'after epochs, write a checkpoint only if the last one is so many seconds old; the best, and those before '
-        'the split, after --keep-epochs, and at the end are always written',
-        group=_SCHEDULE,
-        least=0,
+    batch_size: int = setting(256, 'images per update, over all processes', group=_MODEL, least=1)
+    channels_last: bool = setting(True, 'memory layout', group=_MODEL)
+    grad_accum_steps: int = setting(1, 'parts into which a process divides its share of a batch to save memory; '
+                                    'BatchNorm normalises each for itself', group=_MODEL, least=1)  # fmt: skip
+    fast_norm: bool = setting(False, "with --amp: timm's LayerNorm and GroupNorm in reduced precision", group=_MODEL)
+    model_kwargs: dict[str, Any] = setting(
+        {}, 'space=no_zero, arch=... (as --archs of condnet-validate), ...', group=_MODEL
     )
-    keep_epochs: tuple[int, ...] = setting(
-        (), 'keep the checkpoints after these epochs', group=_SCHEDULE, least=1, below=_MOST
+    torchcompile: bool = setting(
+        False, 'compile the candidate operations (or a whole stand-alone network)', group=_MODEL
     )
-    batch_size: int = setting(256, 'images per update, over all processes', group=_SCHEDULE, least=1)
-    grad_accum_steps: int = setting(
-        1,
-        'parts into which a process divides its share of a batch to save memory; BatchNorm normalises each for itself',
-        group=_SCHEDULE,
-        least=1,
+
+    split_epoch: int = setting(0, 'split after so many epochs; 0 for never', group=_SUPERNET)
+    sampling: str = setting('uniform', 'one architecture per step, or (fair) as many as there are operations, so that '
+                            'each is trained once before an update', group=_SUPERNET, choices=SAMPLINGS)  # fmt: skip
+    operation_weights: tuple[float, ...] | None = setting(None, 'draw operations in these proportions, by their '
+                                     'official numbers, instead of equally often', group=_SUPERNET)  # fmt: skip
+    share_momentum: bool = setting(
+        False, "the authors' variant: the copies of a weight have one momentum", group=_SUPERNET
     )
-    seed: int = setting(0, 'seed of weights, architectures, data order, augmentation', group=_SCHEDULE, least=0)
+    update_unsampled: bool = setting(False, "the authors' variant: weights that are not sampled decay and follow their "
+                                     'momentum', group=_SUPERNET)  # fmt: skip
+
+    device: str = setting('cpu', 'device to train on; cuda: under torchrun a GPU per process', group=_DEVICE)
+    amp: bool = setting(False, 'mixed precision', group=_DEVICE)
+    amp_dtype: str = setting('bfloat16', 'its data type; with float16 the loss is scaled', group=_DEVICE,
+                             choices=('bfloat16', 'float16'))  # fmt: skip
 
     opt: str = setting('momentum', "timm optimizer (timm's 'sgd' is Nesterov, 'momentum' is not)", group=_OPTIMIZER)
-    lr: float = setting(0.025, 'learning rate', group=_RATE, least=0)
-    min_lr: float = setting(1e-5, 'the lowest that it comes down to', group=_RATE, least=0)
+    opt_eps: float | None = setting(None, "default: the optimizer's", group=_OPTIMIZER, least=0)
+    opt_betas: tuple[float, ...] | None = setting(None, "default: the optimizer's", group=_OPTIMIZER, least=0, below=1)
+    momentum: float = setting(0.9, 'of optimizers that have one', group=_OPTIMIZER, least=0, below=1)
+    weight_decay: float = setting(3e-4, 'not on BatchNorm and biases', group=_OPTIMIZER, least=0)
+    clip_grad: float | None = setting(
+        None, 'clip gradients to this norm, value, or factor; default: not at all', group=_OPTIMIZER, least=0
+    )
+    clip_mode: str = setting('norm', 'what is clipped', group=_OPTIMIZER, choices=('norm', 'value', 'agc'))
+    layer_decay: float | None = setting(None, 'factor of the learning rate from a layer to the one before it; default: '
+                                        'none', group=_OPTIMIZER, least=0, below=_UP_TO_1)  # fmt: skip
+    opt_kwargs: dict[str, Any] = setting({}, "key=value: other arguments of timm's optimizer", group=_OPTIMIZER)
+
     sched: str = setting(
         'cosine',
         f'{", ".join(SCHEDULES)}: as in timm, stepped once per epoch; plateau after every validation, by its loss, or '
         'with --eval-interval 0 by the training loss',
         group=_RATE,
     )
-    decay_epochs: float | None = setting(None, 'step: epochs between two changes (default: 90); wsd: the last epochs, '
-                                         'or a share of all (default: 0.2)', group=_RATE)  # fmt: skip
+    sched_on_updates: bool = setting(False, 'step the schedule after every update', group=_RATE)
+    lr: float = setting(0.025, 'learning rate', group=_RATE, least=0)
+    lr_base: float | None = setting(None, 'instead of --lr: the rate for --lr-base-size images per update; what it '
+                                    'makes for --batch-size is recorded as --lr', group=_RATE, least=0)  # fmt: skip
+    lr_base_size: int = setting(256, 'images per update that --lr-base is for', group=_RATE, least=1)
+    lr_base_scale: str | None = setting(None, 'how the rate grows with them; default: sqrt for the families of Adam '
+                                        'and Lamb, else linear', group=_RATE, choices=('linear', 'sqrt'))  # fmt: skip
+    lr_noise: tuple[float, ...] | None = setting(None, 'noise of the rate from this share of the epochs on, and up to '
+                                                 'another', group=_RATE, least=0, below=_UP_TO_1)  # fmt: skip
+    lr_noise_pct: float = setting(0.67, 'most of it, as a share of the rate', group=_RATE, least=0.01, below=_UP_TO_1)
+    lr_noise_std: float = setting(1.0, 'its standard deviation', group=_RATE, least=0, below=100)
+    lr_cycle_mul: float = setting(1.0, 'a cycle is so many times as long as the one before', group=_RATE, least=1,
+                                  below=100)  # fmt: skip
+    lr_cycle_decay: float = setting(0.5, 'its highest rate, as a share of that of the one before', group=_RATE, least=0,
+                                    below=_UP_TO_1)  # fmt: skip
+    lr_cycle_limit: int = setting(1, 'cycles, of which the first has --epochs', group=_RATE, least=1, below=100)
+    lr_k_decay: float = setting(1.0, 'cosine, poly: power of the time', group=_RATE, least=0.01, below=100)
+    warmup_lr: float = setting(1e-5, 'rate of the first warm-up epoch', group=_RATE, least=0)
+    min_lr: float = setting(1e-5, 'the lowest that it comes down to', group=_RATE, least=0)
+    epochs: int = setting(250, 'epochs of the schedule', group=_RATE, least=1)
+    stop_epoch: int = setting(0, 'stop after so many epochs of the schedule; 0: never', group=_RATE)
     decay_milestones: tuple[int, ...] | None = setting(None, 'multistep: the first epochs with another rate, counted '
                                                        'from 1 (default: 90 180 270)', group=_RATE)  # fmt: skip
-    decay_rate: float | None = setting(
-        None, 'step, multistep, plateau: factor; poly: power (default: 0.1)', group=_RATE
-    )
-    patience_epochs: int | None = setting(None, 'plateau: validations without a lower loss (default: 10)', group=_RATE)
+    decay_epochs: float | None = setting(None, 'step: epochs between two changes (default: 90); wsd: the last epochs, '
+                                         'or a share of all (default: 0.2)', group=_RATE)  # fmt: skip
     warmup_epochs: int = setting(
         0, 'the first epochs, in which the rate rises from --warmup-lr', group=_RATE, least=0, below=_MOST
     )
-    warmup_lr: float = setting(1e-5, 'rate of the first warm-up epoch', group=_RATE, least=0)
+    warmup_prefix: bool = setting(False, 'they come before --epochs, and are none of them', group=_RATE)
     cooldown_epochs: int = setting(0, 'epochs after the schedule, at its last rate', group=_RATE, least=0, below=_MOST)
-    momentum: float = setting(0.9, 'of optimizers that have one', group=_OPTIMIZER, least=0, below=1)
-    weight_decay: float = setting(3e-4, 'not on BatchNorm and biases', group=_OPTIMIZER, least=0)
-    opt_betas: tuple[float, ...] | None = setting(None, "default: the optimizer's", group=_OPTIMIZER, least=0, below=1)
-    opt_eps: float | None = setting(None, "default: the optimizer's", group=_OPTIMIZER, least=0)
-    clip_grad: float | None = setting(
-        None, 'clip gradients to this norm, value, or factor; default: not at all', group=_OPTIMIZER, least=0
-    )
-    clip_mode: str = setting('norm', 'what is clipped', group=_OPTIMIZER, choices=('norm', 'value', 'agc'))
-    model_ema: bool = setting(False, 'also average the weights', group=_OPTIMIZER)
-    model_ema_decay: float = setting(
-        0.9998, 'share of the average that a step keeps', group=_OPTIMIZER, least=0, below=1
+    patience_epochs: int | None = setting(None, 'plateau: validations without a lower loss (default: 10)', group=_RATE)
+    decay_rate: float | None = setting(
+        None, 'step, multistep, plateau: factor; poly: power (default: 0.1)', group=_RATE
     )
 
-    drop: float = setting(0.0, "dropout, the model's drop_rate", group=_REGULARIZATION, least=0, below=1)
-    smoothing: float = setting(0.0, 'label smoothing', group=_REGULARIZATION, least=0, below=1)
-    mixup: float = setting(0.0, 'alpha of mixup; 0 for none', group=_REGULARIZATION, least=0)
-    cutmix: float = setting(0.0, 'alpha of CutMix; 0 for none', group=_REGULARIZATION, least=0)
+    no_aug: bool = setting(False, 'no augmentation', group=_AUGMENTATION)
+    scale: tuple[float, float] | None = setting(None, 'with --dataset: area of the random crop, as a share of the '
+                            'image (default: 0.08 1)', group=_AUGMENTATION, least=0.0001, below=_UP_TO_1)  # fmt: skip
+    ratio: tuple[float, float] | None = setting(None, 'with --dataset: its width, as a share of the height (default: '
+                                                '0.75 1.33)', group=_AUGMENTATION, least=0.01, below=100)  # fmt: skip
+    hflip: float | None = setting(None, 'probability of a horizontal flip (default: 0.5, of letters 0)',
+                                  group=_AUGMENTATION, least=0, below=_UP_TO_1)  # fmt: skip
+    vflip: float = setting(0.0, 'with --dataset: that of a vertical one', group=_AUGMENTATION, least=0, below=_UP_TO_1)
+    color_jitter: float = setting(0.4, 'with --dataset: colour jitter', group=_AUGMENTATION, least=0, below=100)
+    aa: str | None = setting(None, "with --dataset: timm's policy: rand-m9-mstd0.5-inc1, augmix-m3-w3, original, "
+                             '3a, ...', group=_AUGMENTATION)  # fmt: skip
+    bce_loss: bool = setting(False, 'binary cross-entropy, of each class by itself', group=_AUGMENTATION)
+    reprob: float = setting(0.0, 'with --dataset: probability that regions of an image are erased', group=_AUGMENTATION,
+                            least=0, below=_UP_TO_1)  # fmt: skip
+    remode: str = setting('pixel', 'by black, by one colour, or by noise', group=_AUGMENTATION,
+                          choices=('const', 'rand', 'pixel'))  # fmt: skip
+    recount: int = setting(1, 'most regions that are erased', group=_AUGMENTATION, least=1, below=1000)
+    mixup: float = setting(0.0, 'alpha of mixup; 0 for none', group=_AUGMENTATION, least=0)
+    cutmix: float = setting(0.0, 'alpha of CutMix; 0 for none', group=_AUGMENTATION, least=0)
+    cutmix_minmax: tuple[float, float] | None = setting(None, 'instead of alpha: least and largest share of height and '
+                                         'width', group=_AUGMENTATION, least=0, below=_UP_TO_1)  # fmt: skip
     mixup_prob: float = setting(
-        1.0, 'probability that mixup or CutMix is applied', group=_REGULARIZATION, least=0, below=1.0000001
+        1.0, 'probability that mixup or CutMix is applied', group=_AUGMENTATION, least=0, below=_UP_TO_1
     )
     mixup_switch_prob: float = setting(
-        0.5, 'of both, the probability that it is CutMix', group=_REGULARIZATION, least=0, below=1.0000001
+        0.5, 'of both, the probability that it is CutMix', group=_AUGMENTATION, least=0, below=_UP_TO_1
     )
-    mixup_mode: str = setting('batch', 'what one draw is for', group=_REGULARIZATION, choices=('batch', 'pair', 'elem'))
-    mixup_off_epoch: int = setting(0, 'the first epoch without them; 0 for never', group=_REGULARIZATION, least=0)
+    mixup_mode: str = setting('batch', 'what one draw is for', group=_AUGMENTATION, choices=('batch', 'pair', 'elem'))
+    mixup_off_epoch: int = setting(0, 'the first epoch without them; 0 for never', group=_AUGMENTATION, least=0)
+    smoothing: float = setting(0.0, 'label smoothing', group=_AUGMENTATION, least=0, below=1)
+    train_interpolation: str = setting('bilinear', 'with --dataset: of the random crop', group=_AUGMENTATION,
+                                       choices=('random', 'bilinear', 'bicubic'))  # fmt: skip
+    drop: float = setting(0.0, "dropout, the model's drop_rate", group=_AUGMENTATION, least=0, below=1)
+    drop_path: float = setting(0.0, "the model's drop_path_rate", group=_AUGMENTATION, least=0, below=1)
+
+    sync_bn: bool = setting(False, 'several GPUs normalise a batch together', group=_BN)
+
+    model_ema: bool = setting(False, 'also average the weights', group=_EMA)
+    model_ema_decay: float = setting(0.9998, 'share of the average that a step keeps', group=_EMA, least=0, below=1)
+
+    seed: int = setting(0, 'seed of weights, architectures, data order, augmentation', group=_MISC, least=0)
+    worker_seeding: str = setting('all', "with --dataset: NumPy's numbers in a worker by timm, or (part) by torch",
+                                  group=_MISC, choices=('all', 'part'))  # fmt: skip
+    log_interval: int = setting(50, 'batches between lines of the log', group=_MISC, least=1)
+    recovery_interval: int = setting(0, 'also write a checkpoint every so many batches of an epoch; 0 for only after '
+                                     'it', group=_MISC, least=0)  # fmt: skip
+    checkpoint_seconds: float = setting(
+        0.0,
+        'after epochs, write a checkpoint only if the last one is so many seconds old; the best, and those before '
+        'the split, after --keep-epochs, and at the end are always written',
+        group=_MISC,
+        least=0,
+    )
+    keep_epochs: tuple[int, ...] = setting(
+        (), 'keep the checkpoints after these epochs', group=_MISC, least=1, below=_MOST
+    )
+    workers: int = setting(1, 'with --dataset: processes that load it', least=0, group=_MISC)
+    pin_mem: bool = setting(False, 'with --dataset: load into pinned memory', group=_MISC)
+    output: str | None = setting(None, 'directory of checkpoints and summary.csv', group=_MISC)
+    experiment: str | None = setting(None, 'those of this training go into a folder of this name in --output',
+                                     group=_MISC)  # fmt: skip
+    log_wandb: bool = setting(False, "show every epoch's line of summary.csv in Weights & Biases, too", group=_MISC)
+    tensorboard: bool = setting(
+        False, 'show it in TensorBoard, too, from files in the folder of the training', group=_MISC
+    )
 
     eval_interval: int = setting(1, 'every so many epochs; 0 for never', group=_VALIDATION, least=0)
     eval_archs: int = setting(4, 'architectures (drawn with seed 0)', group=_VALIDATION, least=1)
@@ -181,7 +209,6 @@ class TrainConfig:
     eval_images: int | None = setting(
         None, 'withheld images (default: up to 1,000, equally many of a class)', group=_VALIDATION, least=1
     )
-    log_interval: int = setting(50, 'batches between lines of the log', group=_VALIDATION, least=1)
     eval_metric: str | None = setting(None, 'keep the best checkpoint by it, as model_best.pth.tar', group=_VALIDATION,
                                       choices=('loss', 'accuracy'))  # fmt: skip
     checkpoint_hist: int = setting(0, 'with --eval-metric: also keep those of so many best epochs, as '
@@ -189,20 +216,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        for name, last in (('split_epoch', self.epochs - 1), ('stop_epoch', self.total_epochs)):
-            if not 0 <= getattr(self, name) <= last:
-                of = f'of {self.epochs} epoch{"s" if self.epochs > 1 else ""}'
-                raise SettingError(name, f'is {getattr(self, name)}, expected 1..{last} {of}, or 0 for never')
-        if self.pretrained and self.initial_checkpoint:
-            raise SettingError('pretrained', 'does not go with --initial-checkpoint: a training begins with one')
-        self._check_files()
-        self._check_schedule()
-        self._check_company()
+        check_consistency(self)
+        if self.lr_base is not None:  # from here on the rate is what says it, whatever becomes of the batch size
+            object.__setattr__(self, 'lr', base_rate(self))
+            for name in ('lr_base', 'lr_base_size', 'lr_base_scale'):
+                object.__setattr__(self, name, getattr(TrainConfig, name))
 
     @property
     def total_epochs(self) -> int:
         """Epochs of the training: those of the schedule, and those after it."""
-        return self.epochs + self.cooldown_epochs
+        return schedule_epochs(self) + self.cooldown_epochs
 
     @property
     def folder(self) -> Path | None:
@@ -212,46 +235,7 @@ class TrainConfig:
     @property
     def mixes(self) -> bool:
         """Whether images are mixed."""
-        return self.mixup > 0 or self.cutmix > 0
-
-    def _check_files(self) -> None:
-        """Check the names and the choice of what is written."""
-        name = self.experiment
-        if name is not None and (name in ('', '.', '..') or {*name} & {'/', '\\', '\0'}):
-            raise SettingError('experiment', f'is {show(name)}, expected the name of a folder in --output')
-        if self.eval_metric and not self.eval_interval:
-            raise SettingError('eval_metric', 'does nothing with --eval-interval 0')
-        if self.checkpoint_hist and not self.eval_metric:
-            raise SettingError('checkpoint_hist', 'does nothing without --eval-metric')
-
-    def _check_company(self) -> None:
-        """Check that what is set has what it needs to do anything."""
-        needs = {'warmup_lr': self.warmup_epochs > 0, 'clip_mode': self.clip_grad is not None,
-                 'mixup_prob': self.mixes, 'mixup_mode': self.mixes, 'mixup_off_epoch': self.mixes,
-                 'mixup_switch_prob': self.mixup > 0 and self.cutmix > 0}  # fmt: skip
-        flags = {
-            'warmup_lr': '--warmup-epochs',
-            'clip_mode': '--clip-grad',
-            'mixup_switch_prob': '--mixup and --cutmix',
-        }
-        for name, has_it in needs.items():
-            if getattr(self, name) != getattr(TrainConfig, name) and not has_it:
-                raise SettingError(name, f'does nothing without {flags.get(name, "--mixup or --cutmix")}')
-        if self.warmup_epochs >= self.epochs:
-            raise SettingError('warmup_epochs', f'is {self.warmup_epochs}, expected less than the {self.epochs} epochs')
-
-    def _check_schedule(self) -> None:
-        """Check that there is such a schedule, that it depends on what is set, and that it does something."""
-        if self.sched not in SCHEDULES:
-            raise SettingError('sched', f'is {self.sched!r}, expected one of {", ".join(SCHEDULES)}')
-        for name in SCHEDULE_FLAGS:
-            if getattr(self, name) is not None and name not in SCHEDULES[self.sched]:
-                raise SettingError(name, f'does nothing with the schedule {self.sched}')
-        # timm counts milestones from 1: the epoch of that number is the first one with another rate.
-        first = {'step': self.decay_epochs or 90, 'multistep': min(self.decay_milestones or [90]) - 1}.get(self.sched)
-        if first is not None and first >= self.epochs:
-            raise SettingError('sched', f'{self.sched} changes the rate after {first:g} epochs, of {self.epochs}: set '
-                               f'{SCHEDULES[self.sched][0]}')  # fmt: skip
+        return self.mixup > 0 or self.cutmix > 0 or self.cutmix_minmax is not None
 
     @classmethod
     def from_recipe(cls, name: str, **changes: Any) -> 'TrainConfig':
@@ -268,6 +252,8 @@ class TrainConfig:
         recipe = read_recipe(name, cls)
         if names := recipe.pop(IMPORT, ''):
             import_modules(names.split(','))
+        if changes.get('lr_base') is not None:
+            recipe.pop('lr', None)  # which says the rate in another way
         before, split, epochs = recipe.get('epochs', cls.epochs), recipe.get('split_epoch', 0), changes.get('epochs')
         if type(epochs) is int and 1 < epochs <= split:
             recipe['split_epoch'] = max(1, round(split * epochs / before))

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from condnet.data import (
+    Augmentation,
     Images,
     InMemoryLoader,
     TimmLoader,
@@ -111,7 +112,7 @@ def create_data(
         batches = _timm_batches(config, settled, common)
     else:
         chosen = images.select(withheld_indices(images.targets)[0])
-        more = augmentation_of(images)
+        more = augmentation_of(images, Augmentation.of(vars(config)))
         batches = InMemoryLoader(chosen, config.batch_size, channels_last=config.channels_last, **more, **common)
     if len(batches) == 0:
         source = config.data_dir or config.dataset
@@ -143,6 +144,9 @@ def _timm_batches(config: TrainConfig, settled: Settled, common: dict[str, Any])
         download=config.download,
         train_split=config.train_split,
         num_classes=settled.num_classes,
+        augmentation=Augmentation.of(vars(config)),
+        pin_mem=config.pin_mem,
+        worker_seeding=config.worker_seeding,
         **common,
     )
 
@@ -151,6 +155,7 @@ def _choose_evaluation_images(
     config: TrainConfig, settled: Settled, images: Images | None, calibrates: bool
 ) -> tuple[Images | None, Images]:
     """Images to calibrate on, and withheld images to validate on, for the check after an epoch."""
+    augmentation = Augmentation.of(vars(config))
     if images is not None:
         num_images = config.eval_images
         if num_images is None:
@@ -158,14 +163,15 @@ def _choose_evaluation_images(
             least = int(withheld.bincount(minlength=num_classes).min())
             num_images = min(least, _DEFAULT_EVAL_IMAGES // num_classes) * num_classes or None  # None: all
         if calibrates:
-            return choose_images(images, config.eval_batches, num_images)
+            return choose_images(images, config.eval_batches, num_images, augmentation=augmentation)
         validation = images.select(withheld_indices(images.targets)[1])
         return None, validation if num_images is None else subset_withheld(validation, num_images)
     nums = config.eval_batches * CALIBRATION_BATCH_SIZE, config.eval_images or _DEFAULT_EVAL_IMAGES
     splits = config.train_split, config.val_split
+    where = config.dataset or '', config.data_dir or ''
     calibration, validation = choose_timm_images(
-        config.dataset or '', config.data_dir or '', splits, nums, settled.input_size, config.download,
-        at_most=config.eval_images is None,
+        *where, splits, nums, settled.input_size, config.download,
+        at_most=config.eval_images is None, augmentation=augmentation,
     )  # fmt: skip
     classes = 1 + int(max(calibration.targets.max(), validation.targets.max()))
     if classes > settled.num_classes:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from timm.scheduler.scheduler import Scheduler
 from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
@@ -16,6 +17,7 @@ from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, evaluate
 from condnet.spaces.base import Arch
 from condnet.training.config import TrainConfig
 from condnet.training.log import LogLines, epoch_bar
+from condnet.training.optimization import current_rate
 from condnet.training.progress import Progress
 from condnet.training.step import TrainingStep
 from condnet.training.task import SupernetTask
@@ -41,10 +43,16 @@ class Epoch:
     """
 
     def __init__(
-        self, step: TrainingStep, progress: Progress, config: TrainConfig, num_batches: int, bar: tqdm | None = None
+        self,
+        step: TrainingStep,
+        progress: Progress,
+        config: TrainConfig,
+        num_batches: int,
+        scheduler: Scheduler | None = None,
+        bar: tqdm | None = None,
     ) -> None:
         self.step, self.progress, self.config, self.num_batches = step, progress, config, num_batches
-        self.bar = tqdm(disable=True) if bar is None else bar
+        self.scheduler, self.bar = scheduler, tqdm(disable=True) if bar is None else bar
         self.total = torch.tensor(progress.loss, device=step.task.device)
         self.losses: list[torch.Tensor] = []  # not looked at yet
         self.log = LogLines(progress, num_batches, config.total_epochs)
@@ -60,6 +68,8 @@ class Epoch:
         self.total += loss * num_images
         self.progress.batch += 1
         self.progress.images += num_images
+        if self.scheduler is not None:  # one that is stepped per epoch does nothing here
+            self.scheduler.step_update(self.progress.epoch * self.num_batches + self.progress.batch)
 
     def follow_up(self, save: Callable[[Progress], None]) -> None:
         """Log, check and save, whatever is due after a batch."""
@@ -122,6 +132,7 @@ def train_one_epoch(
     progress: Progress,
     config: TrainConfig,
     save: Callable[[Progress], None] = lambda progress: None,
+    scheduler: Scheduler | None = None,
 ) -> dict[str, float]:
     """Train on what is left of an epoch.
 
@@ -131,6 +142,7 @@ def train_one_epoch(
         progress: Where to start; it is kept up to date.
         config: How often the log has a line, and a checkpoint is saved. The end of the epoch is left to the caller.
         save: Writes a checkpoint; weights that are not finite never come to it.
+        scheduler: The schedule of the learning rate, if it is stepped after every update.
 
     Returns:
         Of the epoch: mean loss, seconds, the share of them spent on loading and augmenting, images per second and peak
@@ -143,7 +155,7 @@ def train_one_epoch(
     """
     step.task.train()
     with epoch_bar(progress, len(batches), step.group.is_first) as bar:
-        epoch = Epoch(step, progress, config, len(batches), bar)
+        epoch = Epoch(step, progress, config, len(batches), scheduler, bar)
         for input, target in batches.batches(progress.batch):
             epoch.train(input, target)
             epoch.follow_up(save)
@@ -202,7 +214,7 @@ def _describe_step(task: SupernetTask, optimizer: torch.optim.Optimizer, progres
     if isinstance(task.model, Supernet):
         space = task.model.space
         where += f', architecture {" ".join(map(space.format, task.archs_of(step)))}'
-    return f'{where}, learning rate {optimizer.param_groups[0]["lr"]:g})'
+    return f'{where}, learning rate {current_rate(optimizer):g})'
 
 
 def evaluate_fixed_archs(task: SupernetTask, archs: list[Arch], data: EvaluationData) -> dict[str, float]:

@@ -21,6 +21,7 @@ class Mixing:
         self.mixup = Mixup(
             config.mixup,
             config.cutmix,
+            config.cutmix_minmax,
             prob=config.mixup_prob,
             switch_prob=config.mixup_switch_prob,
             mode=config.mixup_mode,

@@ -14,9 +14,11 @@ from torch import nn
 
 from condnet.checkpoints.training import SCHEDULE_FLAGS
 from condnet.errors import CondnetError
+from condnet.models.supernet import Supernet
 from condnet.training.config import TrainConfig
 
 _LOOKAHEAD = 'lookahead_'
+_BEFORE_NOISE = 'restore_lr'  # plateau's rates without the noise of the last epoch
 
 
 class _Lookahead(Lookahead):
@@ -39,6 +41,9 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optim
     """
     name = config.opt.lower().removeprefix(_LOOKAHEAD)
     check_optimizer(config.opt)
+    if config.layer_decay is not None and isinstance(model, Supernet):
+        raise CondnetError('--layer-decay is for a stand-alone network: what depth the layers of a super-network have '
+                           'is up to the architecture')  # fmt: skip
     constants = _constants(config)
     try:
         optimizer = create_optimizer_v2(
@@ -47,10 +52,15 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optim
             lr=config.lr,
             weight_decay=config.weight_decay,
             momentum=config.momentum,
+            layer_decay=config.layer_decay,
             **constants,
             foreach=False if config.share_momentum else None,  # what weights share is updated for one after the other
         )
-    except (TypeError, ValueError) as error:  # an argument that it does not have, or a value that it does not take
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # an argument that it does not have, or a value that it does not take
         raise CondnetError(f'--opt {config.opt} does not go with the other flags: {error}') from error
     return _Lookahead(optimizer) if config.opt.lower().startswith(_LOOKAHEAD) else optimizer
 
@@ -83,11 +93,14 @@ def _constants(config: TrainConfig) -> dict[str, Any]:
         CondnetError: If it does not have one.
     """
     info = get_optimizer_info(config.opt.lower().removeprefix(_LOOKAHEAD))
-    given = {'eps': (config.opt_eps, info.has_eps), 'betas': (config.opt_betas, info.has_betas)}
-    for name, (value, has_it) in given.items():
-        if value is not None and not has_it:
+    given = {'eps': config.opt_eps, 'betas': config.opt_betas}
+    given = {name: value for name, value in given.items() if value is not None}
+    if twice := sorted(given.keys() & config.opt_kwargs.keys()):
+        raise CondnetError(f'--opt-kwargs has {twice[0]}, and so does --opt-{twice[0]}')
+    for name, has_it in (('eps', info.has_eps), ('betas', info.has_betas)):
+        if name in given | config.opt_kwargs and not has_it:
             raise CondnetError(f'--opt-{name} does nothing with --opt {config.opt}, which has none')
-    return {name: value for name, (value, _) in given.items() if value is not None}
+    return given | config.opt_kwargs
 
 
 def takes_momentum(opt: str) -> bool:
@@ -95,13 +108,20 @@ def takes_momentum(opt: str) -> bool:
     return get_optimizer_info(opt.lower().removeprefix(_LOOKAHEAD)).has_momentum
 
 
-def create_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig) -> Scheduler:
-    """The schedule that the settings name, stepped after every epoch.
+def create_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, num_updates: int = 1) -> Scheduler:
+    """The schedule that the settings name, stepped after every epoch or update.
+
+    Args:
+        optimizer: Whose rates it changes.
+        config: The settings.
+        num_updates: Updates of an epoch, for a schedule that is stepped after every one.
 
     Raises:
         CondnetError: If it does not go with a setting.
     """
-    settings = {name: value for name in SCHEDULE_FLAGS if (value := getattr(config, name)) is not None}
+    settings: dict[str, Any] = {name: value for name in SCHEDULE_FLAGS if (value := getattr(config, name)) is not None}
+    if config.lr_noise is not None:
+        settings['noise'] = list(config.lr_noise)
     name = 'constant' if config.sched == 'none' else config.sched  # timm makes no scheduler at all of none
     try:
         with warnings.catch_warnings():  # timm's plateau says that its state is not kept; `schedule_state` keeps it
@@ -113,8 +133,18 @@ def create_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig) -> S
                 min_lr=config.min_lr,
                 warmup_epochs=config.warmup_epochs,
                 warmup_lr=config.warmup_lr,
+                warmup_prefix=config.warmup_prefix,
                 cooldown_epochs=config.cooldown_epochs,
                 plateau_mode='min',
+                noise_pct=config.lr_noise_pct,
+                noise_std=config.lr_noise_std,
+                noise_seed=config.seed,
+                cycle_mul=config.lr_cycle_mul,
+                cycle_decay=config.lr_cycle_decay,
+                cycle_limit=config.lr_cycle_limit,
+                k_decay=config.lr_k_decay,
+                step_on_epochs=not config.sched_on_updates,
+                updates_per_epoch=num_updates,
                 **settings,
             )
     except ValueError as error:
@@ -124,12 +154,21 @@ def create_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig) -> S
     return scheduler
 
 
+def current_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate, without the factors of layers (`layer_decay`); the last layer has none."""
+    return float(max(group['lr'] for group in optimizer.param_groups))
+
+
 def schedule_state(scheduler: Scheduler) -> dict[str, Any]:
-    """What a schedule goes on from, beside the epoch: only plateau has a memory."""
-    return scheduler.lr_scheduler.state_dict() if isinstance(scheduler, PlateauLRScheduler) else {}
+    """What a schedule goes on from, beside epoch and update: only plateau has a memory."""
+    if not isinstance(scheduler, PlateauLRScheduler):
+        return {}
+    noise: dict[str, Any] = {} if scheduler.restore_lr is None else {_BEFORE_NOISE: list(scheduler.restore_lr)}
+    return scheduler.lr_scheduler.state_dict() | noise
 
 
 def load_schedule_state(scheduler: Scheduler, state: dict[str, Any]) -> None:
     """Restore what `schedule_state` gave; nothing for a checkpoint from before it was kept."""
     if state and isinstance(scheduler, PlateauLRScheduler):
-        scheduler.lr_scheduler.load_state_dict(state)
+        scheduler.restore_lr = state.get(_BEFORE_NOISE)
+        scheduler.lr_scheduler.load_state_dict({key: state[key] for key in state if key != _BEFORE_NOISE})

@@ -86,7 +86,8 @@ def _check_same(before: dict[str, Any], config: TrainConfig, settled: Settled) -
     now = vars(recorded_args(config, settled))
     # What validation computes is no part of a training, unless plateau goes by it.
     for name in (*_SAME, *(_VALIDATION if config.sched == 'plateau' else ())):
-        value = before.get(name, getattr(TrainConfig, name, None))  # the setting may be newer than the checkpoint
+        # The setting may be newer than the checkpoint.
+        value = before.get(name, TIMM_FLAGS.get(name, getattr(TrainConfig, name, None)))
         if _without_tuples(value) == _without_tuples(now[name]):
             continue
         if name == 'data_sha256':

@@ -3,12 +3,13 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import is_fast_norm, set_fast_norm
 from torch import nn
 
 from condnet.data import Images, withheld_indices
@@ -17,12 +18,13 @@ from condnet.models import Supernet
 from condnet.models.counts import describe_untrained
 from condnet.ranking.evaluate import EvaluationData
 from condnet.training.best import describe_best
-from condnet.training.build import Training, create_training
+from condnet.training.build import Training, create_training, step_on_updates
 from condnet.training.config import TrainConfig
 from condnet.training.data import Batches, create_data, open_data
 from condnet.training.log import describe_epoch, describe_start
 from condnet.training.loggers import check_loggers, open_loggers
 from condnet.training.loop import evaluate_fixed_archs, is_asked_to_stop, train_one_epoch
+from condnet.training.optimization import current_rate
 from condnet.training.output import Recorder, check_output, find_checkpoint
 from condnet.training.progress import Progress
 from condnet.training.resume import resume
@@ -65,6 +67,22 @@ def train(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> TrainingRu
         Interrupted: If a command is stopped by a signal, see `condnet.utils.interrupt`; a checkpoint is written before.
     """
     check_loggers(config)
+    with _fast_norm(config.fast_norm):
+        return _train(config, callbacks)
+
+
+@contextlib.contextmanager
+def _fast_norm(enabled: bool) -> Iterator[None]:
+    """Have the models that are built use timm's fast normalisation, or not, whatever the caller has set."""
+    before = is_fast_norm()
+    set_fast_norm(enabled)
+    try:
+        yield
+    finally:
+        set_fast_norm(before)
+
+
+def _train(config: TrainConfig, callbacks: Sequence[Callback]) -> TrainingRun:
     group, device = join_group(config.device)
     group.from_first(lambda: check_output(config))
     path, checkpoint = group.from_first(lambda: find_checkpoint(config))
@@ -74,6 +92,7 @@ def train(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> TrainingRu
         progress = resume(training, checkpoint) if checkpoint else Progress()
         model = training.step.task.model
         data = create_data(config, settled, images, model.pretrained_cfg, device, group, isinstance(model, Supernet))
+        training = step_on_updates(training, len(data[0]), progress)
     recorder, shown = Recorder(training), list(callbacks)
     with contextlib.ExitStack() as held:
         recorder.open(path, checkpoint, held)
@@ -181,11 +200,11 @@ def train_epoch(
         OSError: If a file cannot be written, or another process is lost.
     """
     config, step, epoch, (batches, images) = training.config, training.step, progress.epoch, data
-    lr = step.optimizer.param_groups[0]['lr']
     batches.set_epoch(epoch)
     if step.mixing is not None:
         step.mixing.set_epoch(epoch)
-    metrics = train_one_epoch(step, batches, progress, config, recorder.save)
+    metrics = train_one_epoch(step, batches, progress, config, recorder.save, training.scheduler)
+    lr = current_rate(step.optimizer)  # of the epoch, or after its last update
     due = config.eval_interval and ((epoch + 1) % config.eval_interval == 0 or epoch == config.total_epochs - 1)
     checked: dict[str, Any] = dict.fromkeys(_EVAL_METRICS, '')
     if images is not None and due:
