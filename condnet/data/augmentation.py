@@ -66,7 +66,8 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
             np.random.seed(seed % 2**32)
             torch.default_generator.manual_seed(seed)
             if on_gpu:
-                torch.cuda.manual_seed(seed)
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
             yield
     finally:
         random.setstate(states[0])

@@ -121,7 +121,7 @@ class TrainConfig:
     lr_k_decay: float = setting(1.0, 'cosine, poly: power of the time', group=_RATE, least=0.01, below=100)
     warmup_lr: float = setting(1e-5, 'rate of the first warm-up epoch', group=_RATE, least=0)
     min_lr: float = setting(1e-5, 'the lowest that it comes down to', group=_RATE, least=0)
-    epochs: int = setting(250, 'epochs of the schedule', group=_RATE, least=1)
+    epochs: int = setting(250, 'epochs of the schedule, or of its first cycle', group=_RATE, least=1)
     stop_epoch: int = setting(0, 'stop after so many epochs of the schedule; 0: never', group=_RATE)
     decay_milestones: tuple[int, ...] | None = setting(None, 'multistep: the first epochs with another rate, counted '
                                                        'from 1 (default: 90 180 270)', group=_RATE)  # fmt: skip
@@ -183,6 +183,8 @@ class TrainConfig:
     log_interval: int = setting(50, 'batches between lines of the log', group=_MISC, least=1)
     recovery_interval: int = setting(0, 'also write a checkpoint every so many batches of an epoch; 0 for only after '
                                      'it', group=_MISC, least=0)  # fmt: skip
+    checkpoint_hist: int = setting(0, 'with --eval-metric: also keep those of so many best epochs, as '
+                                   'checkpoint-EPOCH.pth.tar', group=_MISC, least=0)  # fmt: skip
     checkpoint_seconds: float = setting(
         0.0,
         'after epochs, write a checkpoint only if the last one is so many seconds old; the best, and those before '
@@ -196,12 +198,14 @@ class TrainConfig:
     workers: int = setting(1, 'with --dataset: processes that load it', least=0, group=_MISC)
     pin_mem: bool = setting(False, 'with --dataset: load into pinned memory', group=_MISC)
     output: str | None = setting(None, 'directory of checkpoints and summary.csv', group=_MISC)
-    experiment: str | None = setting(None, 'those of this training go into a folder of this name in --output',
-                                     group=_MISC)  # fmt: skip
-    log_wandb: bool = setting(False, "show every epoch's line of summary.csv in Weights & Biases, too", group=_MISC)
-    tensorboard: bool = setting(
-        False, 'show it in TensorBoard, too, from files in the folder of the training', group=_MISC
+    experiment: str | None = setting(
+        None, 'those of this training go into a folder of this name in --output', group=_MISC
     )
+    eval_metric: str | None = setting(None, 'keep the best checkpoint by it, as model_best.pth.tar', group=_MISC,
+                                      choices=('loss', 'accuracy'))  # fmt: skip
+    log_wandb: bool = setting(False, "show every epoch's line of summary.csv in Weights & Biases, too", group=_MISC)
+    tensorboard: bool = setting(False, 'show it in TensorBoard, too, from files in the folder of the training',
+                                group=_MISC)  # fmt: skip
 
     eval_interval: int = setting(1, 'every so many epochs; 0 for never', group=_VALIDATION, least=0)
     eval_archs: int = setting(4, 'architectures (drawn with seed 0)', group=_VALIDATION, least=1)
@@ -209,10 +213,6 @@ class TrainConfig:
     eval_images: int | None = setting(
         None, 'withheld images (default: up to 1,000, equally many of a class)', group=_VALIDATION, least=1
     )
-    eval_metric: str | None = setting(None, 'keep the best checkpoint by it, as model_best.pth.tar', group=_VALIDATION,
-                                      choices=('loss', 'accuracy'))  # fmt: skip
-    checkpoint_hist: int = setting(0, 'with --eval-metric: also keep those of so many best epochs, as '
-                                   'checkpoint-EPOCH.pth.tar', group=_VALIDATION, least=0)  # fmt: skip
 
     def __post_init__(self) -> None:
         check_settings(self)

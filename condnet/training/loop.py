@@ -40,6 +40,7 @@ class Epoch:
         config: How often the losses are looked at, and a checkpoint is saved.
         num_batches: Batches of the epoch.
         bar: Shows it, in the place of lines in the log.
+        scheduler: The schedule of the learning rate, if it is stepped after every update.
     """
 
     def __init__(
@@ -48,11 +49,11 @@ class Epoch:
         progress: Progress,
         config: TrainConfig,
         num_batches: int,
-        scheduler: Scheduler | None = None,
         bar: tqdm | None = None,
+        scheduler: Scheduler | None = None,
     ) -> None:
         self.step, self.progress, self.config, self.num_batches = step, progress, config, num_batches
-        self.scheduler, self.bar = scheduler, tqdm(disable=True) if bar is None else bar
+        self.bar, self.scheduler = tqdm(disable=True) if bar is None else bar, scheduler
         self.total = torch.tensor(progress.loss, device=step.task.device)
         self.losses: list[torch.Tensor] = []  # not looked at yet
         self.log = LogLines(progress, num_batches, config.total_epochs)
@@ -100,7 +101,7 @@ class Epoch:
         if self.bar.disable:
             _logger.info(self.log.line(self.progress))
             return
-        rate = self.step.optimizer.param_groups[0]['lr']
+        rate = current_rate(self.step.optimizer)
         self.bar.set_postfix_str(f'rate {rate:.3g}, {self.log.numbers(self.progress)}')
 
     def _look(self) -> None:
@@ -155,7 +156,7 @@ def train_one_epoch(
     """
     step.task.train()
     with epoch_bar(progress, len(batches), step.group.is_first) as bar:
-        epoch = Epoch(step, progress, config, len(batches), scheduler, bar)
+        epoch = Epoch(step, progress, config, len(batches), bar, scheduler)
         for input, target in batches.batches(progress.batch):
             epoch.train(input, target)
             epoch.follow_up(save)

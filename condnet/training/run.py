@@ -66,7 +66,6 @@ def train(config: TrainConfig, callbacks: Sequence[Callback] = ()) -> TrainingRu
             cannot go on, because it has diverged or the disk is full.
         Interrupted: If a command is stopped by a signal, see `condnet.utils.interrupt`; a checkpoint is written before.
     """
-    check_loggers(config)
     with _fast_norm(config.fast_norm):
         return _train(config, callbacks)
 
@@ -83,6 +82,7 @@ def _fast_norm(enabled: bool) -> Iterator[None]:
 
 
 def _train(config: TrainConfig, callbacks: Sequence[Callback]) -> TrainingRun:
+    check_loggers(config)
     group, device = join_group(config.device)
     group.from_first(lambda: check_output(config))
     path, checkpoint = group.from_first(lambda: find_checkpoint(config))
