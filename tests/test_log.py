@@ -1,13 +1,17 @@
 """What the log of a training says."""
 
+import fcntl
 import io
+import os
 import re
+import struct
+import termios
 
 import pytest
 from conftest import train_args
 
 from condnet.cli.train import main
-from condnet.training.log import LogLines, describe_epoch, describe_seconds
+from condnet.training.log import LogLines, describe_epoch, describe_seconds, epoch_bar
 from condnet.training.progress import Progress
 
 ROW = {'epoch': 0, 'train_loss': 3.25, 'train_images_per_second': 320.4, 'eval_loss': 1 / 3, 'eval_accuracy': 61.23456,
@@ -72,3 +76,14 @@ def test_a_bar_on_a_terminal(tiny_data, tmp_path, caplog, monkeypatch):
     assert any(text.startswith('split after epoch 2: ') for text in caplog.messages)
     assert sum(' done, of 4: ' in text for text in caplog.messages) == 3
     assert not any(re.search(number, text) for text in caplog.messages)
+
+
+@pytest.mark.parametrize('columns', [0, 80])
+def test_a_terminal_without_a_width_has_lines(monkeypatch, columns):
+    side, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))
+    with open(side, 'rb'), open(terminal, 'w') as stderr:
+        monkeypatch.setattr('sys.stderr', stderr)
+        with epoch_bar(Progress(), 4, is_first=True) as bar:
+            assert bar.disable == (columns == 0)
+        monkeypatch.undo()

@@ -1,6 +1,7 @@
 """What the log of a training says."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -56,7 +57,7 @@ def epoch_bar(progress: Progress, num_batches: int, is_first: bool) -> Iterator[
         num_batches: Batches of the epoch.
         is_first: Whether this process logs.
     """
-    is_shown = is_first and sys.stderr.isatty()
+    is_shown = is_first and sys.stderr.isatty() and _has_width()
     with (
         tqdm(
             desc=f'epoch {progress.epoch}',
@@ -70,6 +71,14 @@ def epoch_bar(progress: Progress, num_batches: int, is_first: bool) -> Iterator[
         logging_redirect_tqdm() if is_shown else contextlib.nullcontext(),
     ):
         yield bar
+
+
+def _has_width() -> bool:
+    """Whether there is room for a bar: a terminal without a size, as some job systems make, would show nothing."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except OSError:  # no file of the system
+        return True
 
 
 def _sums(progress: Progress) -> tuple[float, int, float]:
