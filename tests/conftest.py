@@ -44,7 +44,7 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope='session')
 def cifar10(data_dir) -> Images:
-    """The training images of CIFAR-10. To read them takes long: who needs them is in the xdist group `cifar10`."""
+    """The training images of CIFAR-10. To read them takes long, and is done once."""
     return load_images(data_dir)
 
 

@@ -127,7 +127,6 @@ class TestLoadImages:
         assert equal(load_images(tmp_path / 'tar', download=True), images)
 
     @pytest.mark.slow
-    @pytest.mark.xdist_group('cifar10')
     def test_cifar10(self, cifar10):
         assert cifar10.classes == (
             *('airplane', 'automobile', 'bird', 'cat', 'deer'),
@@ -225,7 +224,6 @@ class TestBadData:
 
 class TestSubsets:
     @pytest.mark.slow
-    @pytest.mark.xdist_group('cifar10')
     def test_withheld_of_cifar10(self, cifar10):
         trained, withheld = withheld_indices(cifar10.targets)
         positions = [5000 * target + position for target in range(10) for position in range(4500, 5000)]
@@ -236,7 +234,6 @@ class TestSubsets:
         assert seen.isdisjoint(cifar10.select(withheld).digests())
 
     @pytest.mark.slow
-    @pytest.mark.xdist_group('cifar10')
     def test_calibration_of_cifar10(self, cifar10):
         calibration, validation = choose_images(cifar10, augmented=False)
         trained, withheld = withheld_indices(cifar10.targets)

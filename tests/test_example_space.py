@@ -195,7 +195,7 @@ def test_a_table_without_costs(my_space, tmp_path):
 
 def test_costs_are_asked_for_only_where_they_are_needed(my_space):
     assert Problem(my_space).costs((1, 0, 1, 0)) == {} and len(Problem(my_space).feasible()) == 72
-    for kwargs, asked in (({'limits': {'flops': 1e6}}, '--max-flops'), ({'objectives': ('loss', 'params')}, 'params')):
+    for kwargs, asked in (({'limits': {'flops': 1e6}}, '`max_flops`'), ({'objectives': ('loss', 'params')}, 'params')):
         with pytest.raises(CondnetError, match=f'{asked} needs the costs of architectures of my_space'):
             Problem(my_space, **kwargs)
     costs = NetworkCosts.of(timm.create_model('my_space_supernet', num_classes=26, in_chans=1), (1, 16, 16))

@@ -267,7 +267,6 @@ def test_swapped_files_are_refused(checkpoint, jpeg_data, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group('cifar10')
 def test_packaged_fingerprint_is_of_cifar10(cifar10):
     (sha256,) = module.PACKAGED
     assert match_images(cifar10, {'data_sha256': sha256}, None, 'CHECKPOINT', 'DATA')[1]['how']
@@ -279,7 +278,6 @@ def test_packaged_fingerprint_is_of_cifar10(cifar10):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group('cifar10')
 def test_no_encoding_is_as_far_away_as_another_image(cifar10):
     withheld = cifar10.select(withheld_indices(cifar10.targets)[1])
     rows, others = module.pooled_rows(withheld), module.pooled_rows(cifar10)

@@ -65,7 +65,6 @@ def some_test_images(data_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group('cifar10')
 @pytest.mark.parametrize('name', ['macro_cond_supernet.cond_cifar10', 'nb201_cond_supernet.cond1_cifar10'])
 def test_model_classifies_as_its_card_says(name, some_test_images):
     """One of each space."""
@@ -80,7 +79,6 @@ def test_model_classifies_as_its_card_says(name, some_test_images):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group('cifar10')
 def test_checkpoints_were_trained_on_the_images_that_withheld_ones_are_tested_on(cifar10):
     """`test_data.py` shows by content that no withheld image is among the training images of this very set."""
     trainings = [read_config(folder)['training'] for folder in CHECKPOINTS]

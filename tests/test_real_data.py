@@ -7,7 +7,7 @@ import pytest
 from condnet.cli.validate import main
 from condnet.ranking.results import read_predictions
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('cifar10')]
+pytestmark = pytest.mark.slow
 
 
 def test_ranking_of_a_published_checkpoint(data_dir, cifar10, tmp_path, monkeypatch):

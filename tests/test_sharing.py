@@ -292,7 +292,7 @@ def test_the_other_process_does_not_come(arguments, tmp_path, monkeypatch, rank)
 def test_processes_that_rank_something_else_are_refused(arguments, tmp_path, monkeypatch, what):
     """With another number of threads they would compute other bits, and the file would say nothing of it."""
     monkeypatch.setattr(
-        condnet.ranking.workers, 'PATIENCE', timedelta(seconds=10)
+        condnet.ranking.workers, 'PATIENCE', timedelta(seconds=6)
     )  # torchrun would end the first one at once
 
     def change():
