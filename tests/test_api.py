@@ -51,6 +51,7 @@ def test_ranking_is_that_of_the_command(ranking, tmp_path, capsys):
     assert ranking.best(6, 'loss') == sorted(ranking, key=lambda p: p.loss)
 
 
+@pytest.mark.slow
 def test_model_and_data_may_be_given_themselves(ranking):
     """And the model is left as it is, on whatever it was active."""
     model = timm.create_model(NAME, pretrained=True)

@@ -23,6 +23,7 @@ def ranked(checkpoint, output):
         return {row['index']: float(row['loss']) for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_an_old_training_goes_on_and_is_ranked_as_it_was(tmp_path):
     """Resumed, and split on the way."""
     expected = json.loads((OLD / 'numbers.json').read_text())

@@ -19,6 +19,8 @@ from condnet.checkpoints.training import LAST, read_training_checkpoint
 from condnet.cli.train import main
 from condnet.utils.distributed import Group
 
+pytestmark = pytest.mark.slow
+
 # A server that has imported everything, once, and has no threads: its children start at once, also beside a GPU.
 SERVER = multiprocessing.get_context('forkserver')
 SERVER.set_forkserver_preload(['condnet.cli.train'])
@@ -70,8 +72,8 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], t
         ('train', 'nb201_cond_supernet'),
         ('eval', 'nb201_cond_supernet'),
         ('float16', 'nb201_cond_supernet'),
-        pytest.param('train', 'macro_cond_supernet', marks=pytest.mark.slow),
-        pytest.param('eval', 'macro_cond_supernet', marks=pytest.mark.slow),
+        ('train', 'macro_cond_supernet'),
+        ('eval', 'macro_cond_supernet'),
     ],
 )
 def test_two_ranks_equal_one_process(name, mode, tmp_path):
@@ -101,7 +103,6 @@ def read_run(output: Path) -> dict[str, torch.Tensor]:
     return tensors | {'losses': torch.tensor(losses)}
 
 
-@pytest.mark.slow
 def test_the_command_in_two_processes_and_resumed_in_one(tiny_folder, tmp_path):
     """The split, averaged weights and the summary, and a resume with another number."""
     more = ('--model-ema', '--model-ema-decay', '0.9')
@@ -142,7 +143,6 @@ def test_a_lost_process_ends_the_others(tiny_folder, tmp_path):
     read_training_checkpoint(output / LAST)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('rank', [0, 1])
 def test_a_signal_to_one_process_stops_all(tiny_folder, tmp_path, rank):
     """After the same step, with one checkpoint and one line."""

@@ -40,6 +40,7 @@ def weights_before(arguments, monkeypatch):
     return training_before(arguments, monkeypatch).step.task.model
 
 
+@pytest.mark.slow
 def test_a_split_one_is_trained_on_and_resumed_exactly(split_run, tiny_data, tmp_path):
     more = ('--model-ema', '--recovery-interval', '1')
     checkpoint = split_run / LAST
@@ -59,6 +60,7 @@ def test_a_split_one_is_trained_on_and_resumed_exactly(split_run, tiny_data, tmp
     assert training_of(tmp_path / 'out' / LAST)['initial_checkpoint'] == str(tmp_path / 'copy.pth.tar')
 
 
+@pytest.mark.slow
 def test_what_was_trained_before_is_not_called_untrained(split_run, tiny_data, tmp_path, monkeypatch, caplog):
     """Only what no training since the split has trained is, after a resume, too."""
     before = {tuple(choice) for choice in training_of(split_run / LAST)['untrained']}

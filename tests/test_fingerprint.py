@@ -194,6 +194,7 @@ def rank(checkpoint, data, output) -> dict:
     return json.loads((output / 'r.json').read_text())
 
 
+@pytest.mark.slow
 def test_ranking_on_a_copy(checkpoint, tiny_data, jpeg_data, tmp_path):
     """With the training checkpoint, with a folder made from it, and with one for the Hub."""
     assert rank(checkpoint, tiny_data, tmp_path / 'a')['data_match'] == {'how': 'identical pixels'}
@@ -209,6 +210,7 @@ def test_ranking_on_a_copy(checkpoint, tiny_data, jpeg_data, tmp_path):
     assert 'fingerprint' not in json.dumps(summary)
 
 
+@pytest.mark.slow
 def test_search_on_a_copy(checkpoint, tiny_data, jpeg_data, tmp_path, capsys):
     call = [str(checkpoint), '--calib-batches', '1', '--num-evals', '2', '--output', str(tmp_path), '--data-dir']
     assert search_main([*call, str(jpeg_data)]) == 0

@@ -68,6 +68,7 @@ def test_loaded_model_reproduces_its_card(checkpoint, results, flags, tiny_data,
     assert all(len(line) <= 200 for line in card.text.splitlines())
 
 
+@pytest.mark.slow
 def test_card_is_of_the_test_images_where_there_are_some(checkpoint, results, flags, tiny_data, tmp_path, capsys):
     """The active sub-network was chosen on the withheld ones. Damaged test images are not taken for missing ones."""
     data = shutil.copytree(tiny_data, tmp_path / 'data')
@@ -92,6 +93,7 @@ def test_results_of_another_checkpoint_are_refused(results, flags, tiny_data, tm
     assert not (tmp_path / 'folder').exists()
 
 
+@pytest.mark.slow
 def test_card_without_a_comparison(checkpoint, flags, tmp_path):
     results, folder = tmp_path / 'one.csv', tmp_path / 'folder'
     assert validate(['--checkpoint', str(checkpoint), *flags, '--archs', '6111', '--results-file', str(results)]) == 0
@@ -100,6 +102,7 @@ def test_card_without_a_comparison(checkpoint, flags, tmp_path):
     assert 'no benchmark to compare' in card.text and [r.metric_type for r in card.data.eval_results] == ['accuracy']
 
 
+@pytest.mark.slow
 def test_averaged_weights_have_their_own_ranking(checkpoint, flags, tmp_path, capsys):
     checkpoint, results = str(checkpoint), str(tmp_path / 'ranking.csv')
     arguments = ['--checkpoint', checkpoint, *flags, '--use-ema', '--archs', '7', '6111', '--results-file', results]

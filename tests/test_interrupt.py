@@ -43,6 +43,7 @@ def whole(tiny_data, tmp_path_factory):
     return output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('number', 'at', 'left'),
     [(signal.SIGINT, 1, (0, 2)), (signal.SIGTERM, STEPS + 2, (1, 3)), (signal.SIGTERM, 2 * STEPS - 1, (2, 0))],

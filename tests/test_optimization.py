@@ -222,6 +222,7 @@ def rates_of(output):
     return [row['lr'] for row in read_training_checkpoint(output / 'last.pth.tar')['progress']['summary']]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('interval', ['0', '1', '2'])
 def test_plateau_goes_by_the_validations(tiny_data, tmp_path, interval):
     """Or by the training loss, where there are none. A resumed training knows what the best was."""

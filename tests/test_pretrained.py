@@ -203,6 +203,7 @@ def test_a_new_model_is_not_warned_of_before_several_subnets_are_trained():
     assert is_warned_of(lambda: averaged.module.eval()(IMAGES[:8]))
 
 
+@pytest.mark.slow
 def test_statistics_of_a_training_are_warned_of(tmp_path):
     """However its checkpoint comes into a model."""
     arguments = ['-c', 'nb201_glyphs', '--epochs', '1', '--split-epoch', '0', '--eval-interval', '0', '--batch-size',

@@ -272,6 +272,7 @@ def test_nothing_waits_for_the_device_within_an_architecture(supernet, data):
     assert len(outputs) == 2 and engine.num == plain.num == 0
 
 
+@pytest.mark.slow
 def test_engine_gives_the_numbers_of_the_plain_loop_in_bfloat16(supernet, data):
     """The features are in bfloat16; logits are not: classes would tie."""
     data = replace(data, amp_dtype=torch.bfloat16)

@@ -118,6 +118,7 @@ def test_the_one_before_a_damaged_checkpoint_is_found(killed, tmp_path, caplog, 
     )
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_does_not_replace_the_good_one(left_alone, killed, tiny_data, tmp_path, caplog):
     output = interrupted(killed, tmp_path)
     flip_byte(output / LAST)

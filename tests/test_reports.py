@@ -108,6 +108,7 @@ def test_page_without_truth_or_costs():
     assert 'plotly' not in make_page(bare) and 'The best' in make_page(bare)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason='needs chromium')
 def test_page_in_a_browser(tmp_path):
     """Without a network it draws its plots, says nothing on the console, and names an architecture on hover."""

@@ -455,6 +455,7 @@ def spy_on_data(seen):
     return spy
 
 
+@pytest.mark.slow
 def test_same_command_again_evaluates_nothing_and_more_goes_on(checkpoint, tiny_data, tmp_path, monkeypatch):
     assert main(arguments(checkpoint, tiny_data, tmp_path)) == 0
     before, calls = (tmp_path / 'architectures.csv').read_bytes(), []
@@ -465,6 +466,7 @@ def test_same_command_again_evaluates_nothing_and_more_goes_on(checkpoint, tiny_
     assert json.loads((tmp_path / 'search.json').read_text())['num_evals'] == 8
 
 
+@pytest.mark.slow
 def test_full_disk_while_results_are_written(checkpoint, tiny_data, tmp_path, monkeypatch, capsys):
     def no_space(path, content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -508,6 +510,7 @@ def test_searches_write_their_results_one_after_the_other(tmp_path):
     assert order == ['first', 'second']
 
 
+@pytest.mark.slow
 def test_latency_is_measured_and_kept(checkpoint, tiny_data, tmp_path):
     more = ('--objectives', 'loss,latency', '--num-evals', '3')
     assert main(arguments(checkpoint, tiny_data, tmp_path, *more)) == 0

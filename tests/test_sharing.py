@@ -27,6 +27,8 @@ from condnet.ranking.results import Journal
 from condnet.ranking.tree import predict
 from condnet.ranking.workers import Team
 
+pytestmark = pytest.mark.slow
+
 ARCHS = [*range(0, 15_625, 1960), *range(7, 15_625, 1960)]  # many of equal truth: they cover each other in the plot
 FILES = ['ranking.csv', 'ranking.json', 'ranking.png', 'ranking_best.csv']
 
@@ -181,7 +183,6 @@ def limiting(num_bytes):
     return prepare
 
 
-@pytest.mark.slow
 def test_killed_at_random_moments(arguments, reference, tmp_path):
     """Ten times on its way, in five of which the row of that moment stays torn, and in the end between the files."""
     generator = random.Random(0)
@@ -211,7 +212,6 @@ def test_killed_at_random_moments(arguments, reference, tmp_path):
     assert contents(folder) == reference
 
 
-@pytest.mark.slow
 def test_full_disk(arguments, reference, tmp_path):
     """In the first line, in a row, and in the plot."""
     folder = tmp_path / 'full'

@@ -50,6 +50,7 @@ def test_figures_have_their_noise(table):
     assert np.array_equal(table.select([int(table.indices[3])]).seeds, table.seeds[[3]])
 
 
+@pytest.mark.slow
 def test_a_finished_ranking_is_not_replaced(tmp_path, capsys):
     file = tmp_path / 'r.csv'
     assert main([*CALL, str(file), '--num-archs', '2']) == 0

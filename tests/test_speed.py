@@ -10,6 +10,8 @@ import torch
 from condnet.checkpoints.folder import save_model
 from tools import speed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):

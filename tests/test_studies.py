@@ -147,6 +147,7 @@ def test_variants_are_layers_on_the_study(tmp_path):
     assert plain.rank_flags == ('--calib-batches', '1', '--eval-images', '26', '--num-archs', '6')
 
 
+@pytest.mark.slow
 def test_study_reports_what_its_rankings_say_and_does_nothing_twice(study, monkeypatch, capsys):
     assert main([study, '--output', 'out', '--jobs', '2']) == 0
     runs = {(r['arm'], r['seed'], r['ranked_by']): r for r in rows_of('out/report/runs.csv')}
@@ -191,6 +192,7 @@ def test_step_that_fails_does_not_stop_the_others(study, no_figures, capsys):
     assert "made with {'settings'" in (error := capsys.readouterr().err) and error.count('\n') == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere steps may outlive a killed study')
 def test_killed_study_leaves_no_process_and_ends_with_the_same_files(study, no_figures):
     assert main([study, '--output', 'whole', '--jobs', '4']) == 0
@@ -218,6 +220,7 @@ def wait_for(condition):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_real_trainings_and_rankings_make_a_study(tmp_path, monkeypatch):
     """Its steps are called in this process, which has torch loaded."""
 

@@ -70,6 +70,7 @@ def test_summary_says_what_made_it_and_agrees_with_the_predictions(checkpoint, t
     assert set(summary['versions']) == {'condnet', 'torch', 'timm'}
 
 
+@pytest.mark.slow
 def test_calibration_is_augmented_unless_that_is_turned_off(checkpoint, tiny_data, table, tmp_path):
     assert main(arguments(checkpoint, tiny_data, table, tmp_path / 'a')) == 0
     assert main(arguments(checkpoint, tiny_data, table, tmp_path / 'b', '--no-calib-augment')) == 0
@@ -84,6 +85,7 @@ def test_calibration_is_augmented_unless_that_is_turned_off(checkpoint, tiny_dat
     assert predictions[0][0] != predictions[1][0]
 
 
+@pytest.mark.slow
 def test_unfinished_ranking_of_more_architectures(checkpoint, tiny_data, table, tmp_path, monkeypatch, capsys):
     """It is continued with fewer, of which the results are then, and only of them."""
 
@@ -103,6 +105,7 @@ def test_unfinished_ranking_of_more_architectures(checkpoint, tiny_data, table, 
     assert continued == fresh and [p.index for p in read_predictions(tmp_path / 'fresh' / 'ranking.csv')] == [2, 3, 5]
 
 
+@pytest.mark.slow
 def test_predictions_of_a_folder_do_not_depend_on_the_validation_batch(checkpoint, tiny_data, table, tmp_path):
     assert checkpoint_main([str(checkpoint), str(tmp_path / 'model')]) == 0
     for size in ('7', '1000'):
@@ -234,6 +237,7 @@ def test_data_set_without_a_benchmark(checkpoint, tiny_data, table, tmp_path, re
     assert 'was trained on other images than those of' in refuse(tiny_data=other, checkpoint=checkpoint)
 
 
+@pytest.mark.slow
 def test_bad_tables(refuse, tmp_path):
     def table(indices=range(12), **changes):
         return write_table(tmp_path / 'table.csv', indices, **changes)
