@@ -58,24 +58,26 @@ def test_checkpoint_is_what_its_name_promises(folder):
 
 
 @pytest.fixture(scope='module')
-def some_test_images(data_dir):
-    """2,000 of CIFAR-10's, for the time that all 10,000 take."""
-    images = load_images(data_dir, train=False)
-    return images.select(torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:2000])
+def test_images(data_dir):
+    return load_images(data_dir, train=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['macro_cond_supernet.cond_cifar10', 'nb201_cond_supernet.cond1_cifar10'])
-def test_model_classifies_as_its_card_says(name, some_test_images):
-    """One of each space."""
+@pytest.mark.parametrize(('name', 'num', 'tolerance'), [
+    # The same machine and versions give the same number; with others, a few of the 10,000 images may tip over.
+    ('nb201_cond_supernet.cond1_cifar10', 10_000, 0.1),
+    # Of so few images it has a standard deviation of 1; images normalised to -1..1 cost 13.
+    ('macro_cond_supernet.cond_cifar10', 2000, 3),
+])  # fmt: skip
+def test_model_classifies_as_its_card_says(name, num, tolerance, test_images):
+    """One of each space, the slower one on a part of the images."""
     folder = ROOT / 'checkpoints' / name
     model = timm.create_model(folder.name, pretrained=True).eval().to(memory_format=torch.channels_last)
-    images = some_test_images
+    images = test_images.select(torch.randperm(10_000, generator=torch.Generator().manual_seed(0))[:num])
     data = evaluation_data(images.select([0]), images, model.pretrained_cfg, channels_last=True)
     figure = ModelCard.load(folder / 'README.md').data.eval_results[0]
     assert figure.metric_type == 'accuracy'
-    # Of so few images it has a standard deviation of 1; images normalised otherwise would cost 5 and more.
-    assert accuracy_and_loss(model, data)[0] == pytest.approx(figure.metric_value, abs=3)
+    assert accuracy_and_loss(model, data)[0] == pytest.approx(figure.metric_value, abs=tolerance)
 
 
 @pytest.mark.slow
