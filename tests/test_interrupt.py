@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -82,7 +83,24 @@ def test_any_command_ends_with_one_line(number, tmp_path):
     )
 
 
+def test_signal_that_comes_in_a_finalizer_is_not_lost(tmp_path):
+    class Finalized:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)  # here its handler raises, and Python prints what a finalizer raises, and goes on
+
+    def command():
+        Finalized()
+        time.sleep(20)
+
+    assert in_child(lambda: run('condnet-x', command), stderr=tmp_path / 'log') == 128 + signal.SIGTERM
+    assert (tmp_path / 'log').read_text().splitlines()[0].startswith('condnet-x: stopped by SIGTERM')
+
+
 def test_handlers_are_those_of_before():
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    def handlers():
+        return sys.unraisablehook, *(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM))
+
+    before = handlers()
     assert run('condnet-x', lambda: None) == 0
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert handlers() == before

@@ -196,20 +196,24 @@ def test_step_that_fails_does_not_stop_the_others(study, no_figures, capsys):
 @pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere steps may outlive a killed study')
 def test_killed_study_leaves_no_process_and_ends_with_the_same_files(study, no_figures):
     assert main([study, '--output', 'whole', '--jobs', '4']) == 0
-    arguments = [study, '--output', 'killed', '--jobs', '4']
-    for number, awaited in ((signal.SIGKILL, 'trunk/milestone-1'), (signal.SIGTERM, 'split1/last')):
+    arguments = [study, '--output', 'killed', '--jobs']
+    for number, jobs, awaited in (
+        (signal.SIGKILL, '2', 'trunk/milestone-1.pth.tar'),  # the two trunks are all that runs
+        (signal.SIGTERM, '4', 'split1/last.pth.tar'),
+    ):
         process = os.fork()
         if not process:
             try:
-                main([*arguments, '--train-flags=--pause 2'])  # long enough for the kill on a busy machine
+                os.environ['HOLD_AFTER'] = awaited
+                main([*arguments, jobs])
             finally:
                 os._exit(1)
-        wait_for(Path(f'killed/nb201_glyphs/seed0/{awaited}.pth.tar').exists)
+        wait_for(Path(f'killed/nb201_glyphs/seed0/{awaited}').exists)
         os.kill(process, number)
         os.waitpid(process, 0)
         wait_for(lambda: not processes_of(Path('killed/nb201_glyphs')))
         assert not Path('killed/nb201_glyphs/seed0/done/rank-split1.json').exists()
-    assert main([*arguments, '--train-flags=--pause 0.2']) == 0
+    assert main([*arguments, '4']) == 0
     assert report(Path('killed')) == report(Path('whole'))
 
 

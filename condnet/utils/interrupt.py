@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM: a command ends at once, a training at the next step from which it can go on."""
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AT_ONCE = 1.0  # seconds in which a signal that comes again is the same: torchrun and a terminal both send one
+_SWALLOWED = 0.01  # seconds after which a signal is sent again whose exception went nowhere
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,9 +42,21 @@ def handled() -> Iterator[None]:
         return
     _State.depth = _State.asked = 0
     before = {number: signal.signal(number, _handle) for number in _SIGNALS}
+    hook = sys.unraisablehook
+
+    def send_again(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, Interrupted):
+            return hook(unraisable)
+        _State.asked = 0
+        again = threading.main_thread().ident, unraisable.exc_value.number
+        threading.Timer(_SWALLOWED, signal.pthread_kill, again).start()
+
+    # What is raised in a finalizer, or in what Python does around a fork, is swallowed, and the signal would be lost.
+    sys.unraisablehook = send_again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
         _State.asked = 0
