@@ -21,6 +21,7 @@ from condnet.ranking.config import EvalConfig, RankConfig
 from condnet.ranking.evaluate import EvaluationData, Prediction
 from condnet.ranking.ranking import Ranking
 from condnet.ranking.run import rank
+from condnet.ranking.standalone import Validation, validate
 from condnet.ranking.tree import predict
 from condnet.reports.drawing import draw
 from condnet.searching.config import SearchConfig
@@ -55,6 +56,7 @@ __all__ = [
     'Tag',
     'TrainConfig',
     'TrainingRun',
+    'Validation',
     '__version__',
     'build_supernet',
     'calibrate',
@@ -73,6 +75,7 @@ __all__ = [
     'search',
     'split_supernet',
     'train',
+    'validate',
     'where_pretrained',
 ]
 

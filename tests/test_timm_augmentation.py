@@ -12,7 +12,8 @@ from condnet.data import GLYPH_CLASSES, Images, epoch_generator, load_images
 from condnet.data.parts import open_part
 from condnet.errors import CondnetError
 from condnet.ranking.config import EvalConfig
-from condnet.ranking.inputs import Subject, load_evaluation_images
+from condnet.ranking.inputs import load_evaluation_images
+from condnet.ranking.subject import Subject
 from condnet.training.config import Settled, TrainConfig
 from condnet.training.data import create_data
 from condnet.utils.distributed import Group

@@ -178,7 +178,7 @@ def test_bad_checkpoints(refuse, checkpoint, tmp_path):
     (tmp_path / 'cut.pth.tar').write_bytes(checkpoint.read_bytes()[:5000])
     assert 'damaged' in refuse(checkpoint=tmp_path / 'cut.pth.tar')
     save_model(timm.create_model('nb201_net'), tmp_path / 'net')
-    assert 'expected a super-network' in refuse(checkpoint=tmp_path / 'net')
+    assert 'of a stand-alone network there is none' in refuse(checkpoint=tmp_path / 'net')
     assert "not 'macro_cond_supernet'" in refuse('--model', 'macro_cond_supernet')
     save_model(load_model(checkpoint), tmp_path / 'folder')
     weights = (tmp_path / 'folder' / 'model.safetensors').read_bytes()

@@ -1,4 +1,7 @@
-"""Rank architectures with a trained super-network: the `condnet-validate` command, also reached as `validate.py`."""
+"""Rank architectures with a trained super-network, or validate a stand-alone network.
+
+The `condnet-validate` command, also reached as `validate.py`.
+"""
 
 import argparse
 import sys
@@ -6,8 +9,14 @@ from pathlib import Path
 
 from condnet.cli.common import run, say_written
 from condnet.cli.flags import add_flags, add_import_flag, read_flags
+from condnet.models import Supernet
 from condnet.ranking.config import RankConfig
 from condnet.ranking.run import check_results_file, rank_in_team
+from condnet.ranking.standalone import validate_subject
+from condnet.ranking.subject import open_network
+from condnet.utils.settings import SettingError
+
+_RESULTS_FILE = 'output/ranking.csv'
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -16,18 +25,24 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--checkpoint', required=True, help='training checkpoint, folder of a model, or name of a '
                         'pretrained one')  # fmt: skip
     add_flags(parser, RankConfig)
-    parser.set_defaults(results_file='output/ranking.csv')
+    parser.set_defaults(results_file=_RESULTS_FILE)
     add_import_flag(parser)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Rank; returns the exit status."""
+    """Rank or validate; returns the exit status."""
 
     def command() -> None:
         args, config = read_flags(make_parser(), RankConfig, argv)
         check_results_file(Path(args.results_file))
-        ranking = rank_in_team(args.checkpoint, config)
+        subject = open_network(args.checkpoint, config, config.model)
+        if not isinstance(subject.model, Supernet):
+            if args.results_file != _RESULTS_FILE:
+                raise SettingError('results_file', 'is for rankings: of a stand-alone network there is none')
+            print(validate_subject(subject, config))
+            return
+        ranking = rank_in_team(subject, config)
         if ranking is not None:
             print(ranking)
             say_written(ranking.files)

@@ -180,14 +180,14 @@ def choose_timm_images(
     augmented: bool = True,
     at_most: bool = False,
     augmentation: Augmentation | None = None,
-) -> tuple[Images, Images]:
+) -> tuple[Images | None, Images]:
     """Choose calibration and validation images, the same ones every time, as `choose_images` does of images in memory.
 
     Args:
         dataset: Name as in timm's `create_dataset`.
         data_dir: Where the data set is.
         splits: The part that is trained on, and the one to validate on.
-        nums: How many images of each.
+        nums: How many images of each; of the former 0 for none, where nothing is calibrated.
         input_size: Channels, height and width.
         download: Fetch what is missing, where timm can.
         augmented: Augment the calibration images as in training: with the transforms of single images. What is done to
@@ -201,10 +201,13 @@ def choose_timm_images(
     """
     train_split, split = splits
     check_parts(dataset, data_dir, train_split, split)
-    calibration = timm_images(
-        dataset, data_dir, train_split, nums[0], input_size, download, augmented, train_split, augmentation=augmentation
-    )
-    validation = timm_images(dataset, data_dir, split, nums[1], input_size, download, False, train_split, at_most)
+    where = dataset, data_dir
+    calibration = None
+    if nums[0]:
+        calibration = timm_images(
+            *where, train_split, nums[0], input_size, download, augmented, train_split, augmentation=augmentation
+        )
+    validation = timm_images(*where, split, nums[1], input_size, download, False, train_split, at_most)
     return calibration, validation
 
 

@@ -17,20 +17,20 @@ from condnet.data import Images, holds_images, load_images
 from condnet.data.glyphs import render_glyphs
 from condnet.errors import CondnetError
 from condnet.hub.card import make_card
+from condnet.models import Supernet
 from condnet.models.pretrained import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, check_folder
 from condnet.ranking.calibration import calibrate
 from condnet.ranking.config import EvalConfig
 from condnet.ranking.evaluate import Prediction, accuracy_and_loss, autocast
 from condnet.ranking.inputs import (
     ChosenImages,
-    Subject,
     find_table,
     open_evaluation_images,
-    open_supernet,
     prepare_data,
     provenance,
 )
 from condnet.ranking.results import read_predictions, read_summary
+from condnet.ranking.subject import Subject, open_supernet
 from condnet.utils.files import write_file
 
 _logger = logging.getLogger(__name__)
@@ -84,7 +84,9 @@ def _check_same(results: Path, summary: dict[str, Any], checkpoint: str | Path, 
                                f'has {evaluation[key]!r}')  # fmt: skip
 
 
-def save_calibrated(subject: Subject, best: Prediction, images: ChosenImages, folder: Path, config: EvalConfig) -> None:
+def save_calibrated(
+    subject: Subject[Supernet], best: Prediction, images: ChosenImages, folder: Path, config: EvalConfig
+) -> None:
     """Save a super-network with a sub-network active, and its BatchNorm statistics as the stored weights give them."""
     model = subject.model
     for parameter in model.parameters():

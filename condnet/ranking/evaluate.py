@@ -169,13 +169,21 @@ def choose_images(
     Raises:
         CondnetError: If the data set does not have so many images.
     """
-    trained, withheld = withheld_indices(images.targets)
+    trained = withheld_indices(images.targets)[0]
     chosen = calibration_indices(len(trained), num_batches * CALIBRATION_BATCH_SIZE)
-    validation = images.select(withheld)
-    if num_images is not None:
-        validation = subset_withheld(validation, num_images)
+    validation = choose_validation(images, num_images)
     calibration = images.select(trained[chosen])
     return augment(calibration, **augmentation_of(images, augmentation)) if augmented else calibration, validation
+
+
+def choose_validation(images: Images, num_images: int | None = None) -> Images:
+    """Choose withheld images from a training set: so many, equally many of each class, or all.
+
+    Raises:
+        CondnetError: If there are fewer.
+    """
+    validation = images.select(withheld_indices(images.targets)[1])
+    return validation if num_images is None else subset_withheld(validation, num_images)
 
 
 def evaluation_data(

@@ -1,12 +1,11 @@
-"""What an evaluation starts from: a super-network, images that it was not trained on, and the truth."""
+"""What a network is evaluated on: images that it was not trained on, and the truth."""
 
-import copy
 import dataclasses
 import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import timm
 import torch
@@ -14,92 +13,21 @@ from torch import nn
 
 from condnet.benchmarks.registry import find_benchmark
 from condnet.benchmarks.tables import BenchmarkTable, holds_table, load_benchmark
-from condnet.checkpoints.loading import Loaded, load_checkpoint, preprocessing
 from condnet.data import Augmentation, Images, check_size, choose_timm_images, dataset_name, holds_names, match_images
 from condnet.data.sources import open_images
 from condnet.errors import CondnetError
 from condnet.models import Supernet
-from condnet.models.trial import check_forward
 from condnet.ranking.calibration import CALIBRATION_BATCH_SIZE
 from condnet.ranking.config import AMP_DTYPES, EvalConfig
-from condnet.ranking.evaluate import EvaluationData, choose_images, evaluation_data
+from condnet.ranking.evaluate import EvaluationData, choose_images, choose_validation, evaluation_data
+from condnet.ranking.subject import Subject
 from condnet.utils.device import find_device, hardware_name
 from condnet.version import __version__
 
 _logger = logging.getLogger(__name__)
 
-Model = str | Path | nn.Module
 Data = str | Path | Images | EvaluationData
 Benchmark = str | Path | BenchmarkTable | bool
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The super-network that is evaluated, and what is known of its weights.
-
-    Args:
-        model: The super-network, on the device and in the memory layout of the evaluation.
-        checkpoint: The checkpoint as it was named; None for a model of the caller's.
-        training: How it was trained, see `condnet.checkpoints.loading.Loaded`.
-        sha256: Of the checkpoint, or of the weights of a model of the caller's.
-        fingerprint: Of the training images; None if it is not recorded.
-    """
-
-    model: Supernet
-    checkpoint: str | None
-    training: dict[str, Any]
-    sha256: str
-    fingerprint: Any = None
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return self.checkpoint or 'the model'
-
-    @property
-    def trained_on(self) -> str | None:
-        """The data set that it was trained on, as far as that is known."""
-        cfg = self.model.pretrained_cfg
-        letters = preprocessing('glyphs', (1, 16, 16))
-        takes_letters = all(tuple(cfg.get(key, ())) == tuple(value) for key, value in letters.items())
-        return self.training.get('data_name', 'glyphs' if takes_letters else None)
-
-
-def open_supernet(model: Model, config: EvalConfig, expected: str | None = None) -> Subject:
-    """Load the super-network of a checkpoint; one that is given itself is copied, and left as it is.
-
-    Args:
-        model: The checkpoint, or a super-network.
-        config: How it is evaluated.
-        expected: Name of the model that it has to be.
-
-    Raises:
-        CondnetError: If it is none, or another one.
-    """
-    checkpoint = None if isinstance(model, nn.Module) else str(model)
-    loaded = _copy(model, config) if isinstance(model, nn.Module) else load_checkpoint(model, config.use_ema)
-    supernet = loaded.model
-    if not isinstance(supernet, Supernet):
-        got = f'{checkpoint} holds' if checkpoint else 'got'
-        raise CondnetError(f'{got} a {type(supernet).__name__}, expected a super-network: a stand-alone network has no '
-                           'architectures to rank, and its accuracy is in the summary.csv of its training')  # fmt: skip
-    name = supernet.pretrained_cfg['architecture']
-    if expected and expected != name:
-        raise CondnetError(f'{checkpoint or "the model"} holds the model {name!r}, not {expected!r}')
-    supernet.to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
-    supernet.to(device := find_device(config.device))
-    check_forward(supernet, supernet.pretrained_cfg['input_size'], 2, device)
-    return Subject(supernet, checkpoint, loaded.training, loaded.sha256, loaded.fingerprint)
-
-
-def _copy(model: nn.Module, config: EvalConfig) -> Loaded:
-    if config.use_ema:
-        raise CondnetError('use_ema is of training checkpoints; a model has the weights that it has')
-    digest = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(f'{key} {tensor.dtype} {tuple(tensor.shape)}'.encode())
-        digest.update(tensor.detach().cpu().double().numpy().tobytes())
-    return Loaded(copy.deepcopy(model), {}, digest.hexdigest())
 
 
 @dataclass(frozen=True)
@@ -107,27 +35,27 @@ class ChosenImages:
     """Images to calibrate on, and images to validate on, which no training has seen.
 
     Args:
-        calibration: The former.
+        calibration: The former; None where nothing is calibrated.
         validation: The latter.
         dataset: Name of the data set.
         match: How they are those that the checkpoint was trained on, see `match_images`.
     """
 
-    calibration: Images
+    calibration: Images | None
     validation: Images
     dataset: str
     match: dict[str, Any] | None = None
 
     def facts(self) -> dict[str, Any]:
         """What results say of them."""
-        sha256 = [self.calibration.sha256(), self.validation.sha256()]
+        sha256 = [images.sha256() for images in (self.calibration, self.validation) if images is not None]
         return {'dataset': self.dataset, 'eval_images': len(self.validation), 'images_sha256': sha256}
 
     def input_size(self, model: Supernet) -> tuple[int, ...]:
         """Channels, height and width of the images as the model takes them."""
         return tuple(model.pretrained_cfg['input_size'])
 
-    def prepare(self, model: Supernet, config: EvalConfig) -> EvaluationData:
+    def prepare(self, model: nn.Module, config: EvalConfig) -> EvaluationData:
         """The images as the model takes them."""
         return prepare_data(model, self.calibration, self.validation, config)
 
@@ -167,24 +95,24 @@ class PreparedImages:
         """Channels, height and width of the images."""
         return tuple(self.data.images.shape[1:])
 
-    def prepare(self, model: Supernet, config: EvalConfig) -> EvaluationData:
+    def prepare(self, model: nn.Module, config: EvalConfig) -> EvaluationData:
         """The images as they are."""
         return self.data
 
 
 def open_evaluation_images(
-    subject: Subject, config: EvalConfig, data: Data | None = None
+    subject: Subject[nn.Module], config: EvalConfig, data: Data | None = None
 ) -> ChosenImages | PreparedImages:
-    """Images to evaluate a super-network on.
+    """Images to evaluate a network on.
 
     Args:
-        subject: The super-network.
+        subject: The network.
         config: Which and how many of them.
         data: A directory, `glyphs`, the whole training set, or images that are prepared already; None for those that
             `config` names, or of a model of the letters these.
 
     Raises:
-        CondnetError: If the super-network was trained on another data set, or they are not what it takes.
+        CondnetError: If the network was trained on another data set, or they are not what it takes.
     """
     if isinstance(data, EvaluationData):
         return PreparedImages(data, config.dataset or subject.trained_on or 'other')
@@ -205,17 +133,18 @@ def with_data(config: Config, data: Data | None) -> Config:
     return config
 
 
-def load_evaluation_images(subject: Subject, config: EvalConfig, images: Images | None = None) -> ChosenImages:
+def load_evaluation_images(
+    subject: Subject[nn.Module], config: EvalConfig, images: Images | None = None
+) -> ChosenImages:
     """Images to evaluate on, of the data set that `config` names, or out of a training set.
 
     Raises:
-        CondnetError: If the super-network was trained on another data set.
+        CondnetError: If the network was trained on another data set.
     """
-    model = subject.model
     source = config.data_dir or config.dataset if images is None else 'the images'
     images = open_images(config) if images is None else images
     if images is not None:
-        check_size(images, model.pretrained_cfg['input_size'])
+        check_size(images, subject.cfg['input_size'])
     name = str(config.dataset) if images is None else dataset_name(images)
     if (trained_on := subject.trained_on or name) != name:
         raise CondnetError(f'{subject.name} was trained on data {trained_on!r}, not on {name!r} of {source}')
@@ -223,18 +152,18 @@ def load_evaluation_images(subject: Subject, config: EvalConfig, images: Images 
         chosen = ChosenImages(*_choose_timm_images(subject, config), name)
     else:
         chosen = _choose_from(images, subject, config, name, str(source))
-    if int(chosen.validation.targets.max()) >= model.num_classes:
-        raise CondnetError(f'{source} has more classes than the {model.num_classes} of {subject.name}')
+    if int(chosen.validation.targets.max()) >= (num_classes := cast(int, subject.model.num_classes)):
+        raise CondnetError(f'{source} has more classes than the {num_classes} of {subject.name}')
     return chosen
 
 
-def _choose_timm_images(subject: Subject, config: EvalConfig) -> tuple[Images, Images]:
+def _choose_timm_images(subject: Subject[nn.Module], config: EvalConfig) -> tuple[Images | None, Images]:
     return choose_timm_images(
         str(config.dataset),
         str(config.data_dir),
         (config.train_split, config.val_split),
-        (config.calib_batches * CALIBRATION_BATCH_SIZE, config.eval_images or 5000),
-        subject.model.pretrained_cfg['input_size'],
+        (_num_calibration(subject, config), config.eval_images or 5000),
+        subject.cfg['input_size'],
         config.download,
         config.calib_augment,
         at_most=config.eval_images is None,
@@ -242,22 +171,33 @@ def _choose_timm_images(subject: Subject, config: EvalConfig) -> tuple[Images, I
     )
 
 
-def _choose_from(images: Images, subject: Subject, config: EvalConfig, name: str, source: str) -> ChosenImages:
+def _num_calibration(subject: Subject[nn.Module], config: EvalConfig) -> int:
+    """How many images a network is calibrated on; a stand-alone one is not."""
+    return config.calib_batches * CALIBRATION_BATCH_SIZE if isinstance(subject.model, Supernet) else 0
+
+
+def _choose_from(
+    images: Images, subject: Subject[nn.Module], config: EvalConfig, name: str, source: str
+) -> ChosenImages:
     has_names = config.dataset is not None or (config.data_dir is not None and holds_names(config.data_dir))
     images, match = match_images(images, subject.training, subject.fingerprint, subject.name, source, has_names)
     if match and 'largest_distance' in match:
         _logger.info(f'{source} matches the images of {subject.name}: {match}')
+    if not _num_calibration(subject, config):
+        return ChosenImages(None, choose_validation(images, config.eval_images), name, match)
     nums = config.calib_batches, config.eval_images
     chosen = choose_images(images, *nums, config.calib_augment, Augmentation.of(subject.training))
     return ChosenImages(*chosen, name, match)
 
 
-def prepare_data(model: Supernet, calibration: Images | None, validation: Images, config: EvalConfig) -> EvaluationData:
+def prepare_data(
+    model: nn.Module, calibration: Images | None, validation: Images, config: EvalConfig
+) -> EvaluationData:
     """Images as the model takes them."""
     return evaluation_data(
         calibration,
         validation,
-        model.pretrained_cfg,
+        cast(dict[str, Any], model.pretrained_cfg),
         find_device(config.device),
         config.channels_last,
         batch_size=config.batch_size,
@@ -300,7 +240,7 @@ def find_table(
     return load_benchmark(space, path, dataset, download=config.download)
 
 
-def provenance(subject: Subject, config: EvalConfig) -> dict[str, Any]:
+def provenance(subject: Subject[Supernet], config: EvalConfig) -> dict[str, Any]:
     """What made a result: model, checkpoint, data, calibration, seed and versions."""
     return {
         'model': subject.model.pretrained_cfg['architecture'],

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from condnet.benchmarks.tables import BenchmarkTable
 from condnet.errors import CondnetError
+from condnet.models import Supernet
 from condnet.models.counts import describe_untrained
 from condnet.ranking.config import DEFAULT_NUM_ARCHS, EvalConfig, RankConfig
 from condnet.ranking.costs import NetworkCosts
@@ -25,17 +26,15 @@ from condnet.ranking.evaluate import EvaluationData, Prediction
 from condnet.ranking.inputs import (
     Benchmark,
     Data,
-    Model,
-    Subject,
     find_table,
     open_evaluation_images,
-    open_supernet,
     provenance,
     with_data,
 )
 from condnet.ranking.mean_ranks import columns_of, parse_rank_by, read_columns
 from condnet.ranking.ranking import Ranking
 from condnet.ranking.results import Journal, check_finished
+from condnet.ranking.subject import Model, Subject, as_supernet_subject, open_supernet
 from condnet.ranking.tree import predict
 from condnet.ranking.workers import Team, join_team
 from condnet.reports.page import check_report_package
@@ -91,17 +90,17 @@ def for_model(model: Model, config: EvalConfig | None, settings: dict[str, Any])
     return settings
 
 
-def rank_in_team(checkpoint: str, config: RankConfig) -> Ranking | None:
+def rank_in_team(subject: Subject[nn.Module], config: RankConfig) -> Ranking | None:
     """Rank as the command does: torchrun's processes share the work, and a terminal shows how far it is.
 
     Returns:
         The ranking; None in processes that help the first one.
 
     Raises:
-        CondnetError: If checkpoint, data and table do not fit together. Nothing is written then.
+        CondnetError: If it is no super-network, or data and table do not fit it. Nothing is written then.
         ConnectionError: If another process is lost.
     """
-    ranker = _Ranker(open_supernet(checkpoint, config, config.model), config, shows_progress=True)
+    ranker = _Ranker(as_supernet_subject(subject), config, shows_progress=True)
     return ranker.rank(_Request(), join_team())
 
 
@@ -118,7 +117,7 @@ class _Request:
 class _Ranker:
     """A ranking of one super-network."""
 
-    subject: Subject
+    subject: Subject[Supernet]
     config: RankConfig
     shows_progress: bool = False
 

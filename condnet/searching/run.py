@@ -21,15 +21,13 @@ from condnet.ranking.inputs import (
     Benchmark,
     ChosenImages,
     Data,
-    Model,
     PreparedImages,
-    Subject,
     find_table,
     open_evaluation_images,
-    open_supernet,
     with_data,
 )
 from condnet.ranking.run import for_model
+from condnet.ranking.subject import Model, Subject, open_supernet
 from condnet.ranking.tree import predict
 from condnet.reports.page import check_report_package
 from condnet.searching.config import SearchConfig
@@ -185,7 +183,7 @@ def find_truth(
 
 
 def search_identity(
-    subject: Subject, problem: Problem, images: ChosenImages | PreparedImages, config: SearchConfig
+    subject: Subject[Supernet], problem: Problem, images: ChosenImages | PreparedImages, config: SearchConfig
 ) -> dict[str, Any]:
     """What a study's values depend on; a search that differs in any of it is another search."""
     latency = None

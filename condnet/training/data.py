@@ -17,13 +17,12 @@ from condnet.data import (
     dataset_name,
     describe_timm_data,
     fingerprint_of,
-    subset_withheld,
     withheld_indices,
 )
 from condnet.data.sources import open_images
 from condnet.errors import CondnetError
 from condnet.ranking.calibration import CALIBRATION_BATCH_SIZE
-from condnet.ranking.evaluate import EvaluationData, choose_images, evaluation_data
+from condnet.ranking.evaluate import EvaluationData, choose_images, choose_validation, evaluation_data
 from condnet.training.config import OF_OTHER_DATA, Settled, TrainConfig
 from condnet.utils.device import hardware_name
 from condnet.utils.distributed import Group
@@ -164,16 +163,16 @@ def _choose_evaluation_images(
             num_images = min(least, _DEFAULT_EVAL_IMAGES // num_classes) * num_classes or None  # None: all
         if calibrates:
             return choose_images(images, config.eval_batches, num_images, augmentation=augmentation)
-        validation = images.select(withheld_indices(images.targets)[1])
-        return None, validation if num_images is None else subset_withheld(validation, num_images)
-    nums = config.eval_batches * CALIBRATION_BATCH_SIZE, config.eval_images or _DEFAULT_EVAL_IMAGES
+        return None, choose_validation(images, num_images)
+    num_calibration = config.eval_batches * CALIBRATION_BATCH_SIZE if calibrates else 0
+    nums = num_calibration, config.eval_images or _DEFAULT_EVAL_IMAGES
     splits = config.train_split, config.val_split
     where = config.dataset or '', config.data_dir or ''
     calibration, validation = choose_timm_images(
         *where, splits, nums, settled.input_size, config.download,
         at_most=config.eval_images is None, augmentation=augmentation,
     )  # fmt: skip
-    classes = 1 + int(max(calibration.targets.max(), validation.targets.max()))
+    classes = 1 + max(int(chosen.targets.max()) for chosen in (calibration, validation) if chosen is not None)
     if classes > settled.num_classes:
         raise CondnetError(f'--num-classes is {settled.num_classes}, but {config.dataset} has at least {classes} '
                            'classes')  # fmt: skip

@@ -46,7 +46,8 @@ def handled() -> Iterator[None]:
 
     def send_again(unraisable: Any) -> None:
         if not isinstance(unraisable.exc_value, Interrupted):
-            return hook(unraisable)
+            hook(unraisable)
+            return
         _State.asked = 0
         again = threading.main_thread().ident, unraisable.exc_value.number
         threading.Timer(_SWALLOWED, signal.pthread_kill, again).start()
