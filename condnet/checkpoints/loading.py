@@ -174,7 +174,8 @@ def training_of(path: str | Path) -> dict[str, Any]:
     """How the weights of a checkpoint were trained, in the words of `train.py`'s flags; empty if it does not say."""
     path = locate(path)
     if path.is_dir():
-        return read_config(path).get('training', {})
+        training: dict[str, Any] = read_config(path).get('training', {})
+        return training
     return describe_training_checkpoint(read_training_checkpoint(path))
 
 

@@ -200,11 +200,9 @@ def read_training_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # zipfile and torch raise whatever a damaged or hostile file leads them to
         reason = 'or no file of torch.save' if path.stat().st_size else 'as it is empty'
         raise CondnetError(f'cannot read the checkpoint {path}: it is damaged, {reason}') from error
-    _check_content(path, checkpoint)
-    vars(checkpoint['args']).update(
-        model_kwargs=arch_as_meant(checkpoint['args'].model, checkpoint['args'].model_kwargs)
-    )
-    return checkpoint | {'sha256': digest}
+    content = _checked_content(path, checkpoint)
+    vars(content['args']).update(model_kwargs=arch_as_meant(content['args'].model, content['args'].model_kwargs))
+    return content | {'sha256': digest}
 
 
 def _load_tensors(file: BinaryIO, path: Path) -> Any:
@@ -224,13 +222,13 @@ def _load_tensors(file: BinaryIO, path: Path) -> Any:
         ) from error
 
 
-def _check_content(path: Path, checkpoint: Any) -> None:
-    """Refuse what torch saved and `train.py` did not.
+def _checked_content(path: Path, checkpoint: Any) -> dict[str, Any]:
+    """What `train.py` has saved; what torch saved and `train.py` did not is refused.
 
     Raises:
         CondnetError: If it is that.
     """
-    content = checkpoint if isinstance(checkpoint, dict) else {}
+    content: dict[str, Any] = checkpoint if isinstance(checkpoint, dict) else {}
     missing = {'epoch', 'args', 'state_dict', 'task_state', 'optimizer'} - set(content)
     if content and all(isinstance(value, torch.Tensor) for value in content.values()):
         parallel = ', of a model in DataParallel' if all(str(key).startswith('module.') for key in content) else ''
@@ -241,10 +239,11 @@ def _check_content(path: Path, checkpoint: Any) -> None:
     if missing:
         raise CondnetError(f'{path} is no training checkpoint of condnet: it lacks {", ".join(sorted(missing))}; '
                            f'expected {_EXPECTED}')  # fmt: skip
-    args = checkpoint['args']
+    args = content['args']
     if not isinstance(args, argparse.Namespace) or not {'data_name', 'model', 'model_kwargs'} <= set(vars(args)):
         raise CondnetError(f'{path} is no training checkpoint of condnet: its args are of another program')
-    _check_types(path, checkpoint)
+    _check_types(path, content)
+    return content
 
 
 def _check_types(path: Path, checkpoint: dict[str, Any]) -> None:

@@ -77,7 +77,7 @@ def export_onnx(net: nn.Module, path: Path, images: torch.Tensor) -> float:
     Raises:
         CondnetError: If the two compute different things.
     """
-    net = net.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]  # torch's stub
+    net = net.cpu().to(memory_format=torch.contiguous_format).eval()
     images = images.cpu().contiguous()
     with tempfile.TemporaryDirectory(dir=path.parent) as temporary, _quiet('onnxscript', 'onnx_ir'):
         file = Path(temporary) / path.name
@@ -119,4 +119,5 @@ def _onnx_difference(net: nn.Module, file: Path, images: torch.Tensor) -> float:
     session = onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider'])
     (logits,) = session.run(None, {'images': images.numpy()})
     expected = net(images)
-    return ((torch.from_numpy(logits) - expected).abs().max() / expected.abs().max()).item()
+    difference: float = ((torch.from_numpy(logits) - expected).abs().max() / expected.abs().max()).item()
+    return difference

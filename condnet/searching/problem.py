@@ -71,11 +71,14 @@ class Problem:
 
     def cost(self, arch: Arch, name: str) -> float:
         """FLOPs, parameters or latency of the network that an architecture becomes."""
-        source = self.latency if name == 'latency' else self.network_cost
-        if source is None:
+        value: float
+        if name == 'latency' and self.latency is not None:
+            value = self.latency(arch)
+        elif name != 'latency' and self.network_cost is not None:
+            value = getattr(self.network_cost(arch), name)
+        else:
             raise CondnetError(f'the {name} of architectures is unknown')
-        value: Any = source(arch)
-        return value if name == 'latency' else getattr(value, name)
+        return value
 
     @property
     def known_costs(self) -> tuple[str, ...]:
@@ -158,7 +161,8 @@ class Candidate:
         if name in self.costs:
             return self.costs[name]
         if self.prediction is not None:
-            return getattr(self.prediction, name)
+            predicted: float = getattr(self.prediction, name)
+            return predicted
         return -math.inf if name == 'accuracy' else math.inf
 
     def values(self, names: Iterable[str]) -> list[float]:

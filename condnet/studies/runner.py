@@ -79,7 +79,7 @@ class Step:
 
     def _read_record(self) -> dict[str, Any] | None:
         try:
-            content = json.loads(self.record.read_bytes())
+            content: dict[str, Any] = json.loads(self.record.read_bytes())
             before = content['identity']
         except FileNotFoundError:
             return None
@@ -148,7 +148,7 @@ def run_steps(steps: list[Step], output: Path, jobs: int) -> list[str]:
     done = {step.name for step in steps if step.is_done()}
     waiting = [step for step in steps if step.name not in done]
     failed: list[str] = []
-    running: dict[subprocess.Popen, tuple[Step, float]] = {}
+    running: dict[subprocess.Popen[bytes], tuple[Step, float]] = {}
     is_gpu = any('cuda' in argument for step in waiting for argument in step.command)
     with _killed_at_the_end(running), shared_gpu(is_gpu and jobs > 1):
         while waiting or running:
@@ -177,7 +177,7 @@ def _is_ready(step: Step, done: set[str]) -> bool:
     return step.start is None or is_begun or step.start.is_file()
 
 
-def start_step(step: Step, jobs: int) -> subprocess.Popen:
+def start_step(step: Step, jobs: int) -> subprocess.Popen[bytes]:
     """Start a step as a process that does not outlive this one."""
     step.log.parent.mkdir(parents=True, exist_ok=True)
     environment = {'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONUNBUFFERED': '1', **os.environ}
@@ -204,7 +204,7 @@ def _die_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _killed_at_the_end(running: dict[subprocess.Popen, Any]) -> Iterator[None]:
+def _killed_at_the_end(running: dict[subprocess.Popen[bytes], Any]) -> Iterator[None]:
     try:
         yield
     finally:

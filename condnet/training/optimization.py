@@ -2,6 +2,7 @@
 
 import difflib
 import warnings
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -24,12 +25,16 @@ _BEFORE_NOISE = 'restore_lr'  # plateau's rates without the noise of the last ep
 class _Lookahead(Lookahead):
     """timm's, but its state is that of the optimizer inside it, where it belongs to: the split copies it."""
 
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(optimizer)  # type: ignore[no-untyped-call]  # timm's has no types
+
     @property
-    def state(self) -> Any:  # type: ignore[override]
-        return self._base_optimizer.state
+    def state(self) -> defaultdict[torch.Tensor, Any]:
+        inside: torch.optim.Optimizer = self._base_optimizer
+        return inside.state
 
     @state.setter
-    def state(self, value: Any) -> None:
+    def state(self, value: defaultdict[torch.Tensor, Any]) -> None:
         """timm's own would stay empty."""
 
 
@@ -123,6 +128,7 @@ def create_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, num_
     if config.lr_noise is not None:
         settings['noise'] = list(config.lr_noise)
     name = 'constant' if config.sched == 'none' else config.sched  # timm makes no scheduler at all of none
+    scheduler: Scheduler
     try:
         with warnings.catch_warnings():  # timm's plateau says that its state is not kept; `schedule_state` keeps it
             warnings.simplefilter('ignore', FutureWarning)

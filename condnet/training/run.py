@@ -17,6 +17,7 @@ from condnet.errors import CondnetError
 from condnet.models import Supernet
 from condnet.models.counts import describe_untrained
 from condnet.ranking.evaluate import EvaluationData
+from condnet.spaces.base import Arch
 from condnet.training.best import describe_best
 from condnet.training.build import Training, create_training, step_on_updates
 from condnet.training.config import TrainConfig
@@ -221,6 +222,6 @@ def _prefixed(prefix: str, metrics: dict[str, Any]) -> dict[str, Any]:
     return {prefix + name: value for name, value in metrics.items()}
 
 
-def fixed_archs(model: nn.Module, num: int) -> list:
+def fixed_archs(model: nn.Module, num: int) -> list[Arch]:
     """The sample of architectures that is validated while a super-network trains."""
     return model.space.sample_distinct(min(num, model.space.size), seed=0) if isinstance(model, Supernet) else []

@@ -25,7 +25,7 @@ class DepthwiseInFloat32(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self, func: Callable, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is nn.functional.conv2d:
             given = dict(zip(_CONV2D, args, strict=False)) | (kwargs or {})
