@@ -33,7 +33,7 @@ def import_modules(names: Iterable[str]) -> None:
     """
     for name in names:
         if not all(part.isidentifier() for part in name.split('.')):
-            raise CondnetError(f"--import names {name!r}, expected a module, as after Python's import")
+            raise CondnetError(f"`import` names {name!r}, expected a module, as after Python's import")
         if '' not in sys.path and '.' not in sys.path:
             sys.path.append('.')  # last, so that nothing there hides an installed package
         importlib.invalidate_caches()
@@ -42,5 +42,5 @@ def import_modules(names: Iterable[str]) -> None:
         except ModuleNotFoundError as error:
             if error.name is None or not f'{name}.'.startswith(f'{error.name}.'):
                 raise  # a module that it imports itself
-            raise CondnetError(f'--import {name}: there is no module {error.name}, neither installed nor in the '
+            raise CondnetError(f'`import` {name}: there is no module {error.name}, neither installed nor in the '
                                'working directory') from error  # fmt: skip

@@ -5,6 +5,7 @@ Imports are read from the sources, also those within functions; what only type c
 
 import ast
 import functools
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -164,6 +165,25 @@ def test_functions_fit_a_screen():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
     assert {name: lines for name, lines in found.items() if lines > MOST_FUNCTION_LINES} == {}
+
+
+def texts(node: ast.AST):
+    """Pieces of text below a node, without docstrings and the help texts of settings."""
+    for child in ast.iter_child_nodes(node):
+        is_docstring = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
+        if is_docstring or (isinstance(child, ast.Call) and ast.unparse(child.func) == 'setting'):
+            continue
+        if isinstance(child, ast.Constant) and isinstance(child.value, str):
+            yield child.value
+        yield from texts(child)
+
+
+def test_messages_name_settings_and_not_flags():
+    """Commands make flags of them. An argument of a command that is run is a flag and nothing else."""
+    to_type = {' --data-dir DATA', ' --split-epoch 0'}  # what `condnet.models.pretrained` says to run
+    found = [(module, text) for module, file in FILES.items() if part(module) != 'cli' for text in texts(parse(file))
+             if re.search('--[a-z]', text) and not re.fullmatch('--[a-z-]+', text) and text not in to_type]  # fmt: skip
+    assert found == []
 
 
 def test_nothing_is_of_unix_alone():

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import logging
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,15 @@ from condnet import CondnetError, get_space
 from condnet.checkpoints.folder import save_model
 from condnet.cli import search, train, validate
 from condnet.cli.common import run, with_flags
+from condnet.data import load_images
 from condnet.models.trial import check_forward
+from condnet.plugins import import_modules
 from condnet.searching.problem import Problem
 from condnet.searching.storage import open_storage
+from condnet.training.config import TrainConfig
+from condnet.training.optimization import check_optimizer
 from condnet.utils.files import check_folder_to_write
+from condnet.utils.interrupt import Interrupted
 from condnet.utils.settings import SettingError
 from tools import minibench, readme_table
 
@@ -52,8 +59,54 @@ def test_commands_say_flags_where_the_library_names_settings(capsys):
         assert capsys.readouterr().err == 'condnet-x: error: --max-flops is 0; see --seed\n'
     with pytest.raises(CondnetError, match='^max_flops is -1, expected more than 0'):
         Problem(get_space('macro'), limits={'flops': -1})
+    assert with_flags('use `channels_last=False`') == 'use --no-channels-last'
     text = str(CondnetError('`git lfs pull` fetches it, says `X`'))
     assert with_flags(text) == text
+
+
+@pytest.mark.parametrize(('refused', 'in_python', 'in_a_command'), [
+    (lambda: TrainConfig(checkpoint_hist=2), 'checkpoint_hist does nothing without `eval_metric`',
+     '--checkpoint-hist does nothing without --eval-metric'),
+    (lambda: TrainConfig(lr=0.1, lr_base=0.1), 'lr_base is 0.1, and `lr` is 0.1: one of them says the rate',
+     '--lr-base is 0.1, and --lr is 0.1: one of them says the rate'),
+    (lambda: check_optimizer('adahessian'), '`opt` adahessian needs second derivatives',
+     '--opt adahessian needs second derivatives'),
+    (lambda: load_images('nowhere', train=True), 'expected one with a data set (`download` fetches CIFAR-10)',
+     'expected one with a data set (--download fetches CIFAR-10)'),
+    (lambda: import_modules(['my_spaec']), '`import` my_spaec: there is no module my_spaec',
+     '--import my_spaec: there is no module my_spaec'),
+], ids=['does nothing', 'two at once', 'optimizer', 'data', 'import'])  # fmt: skip
+def test_messages_name_settings_in_python_and_flags_in_commands(refused, in_python, in_a_command, capsys):
+    with pytest.raises(CondnetError) as raised:
+        refused()
+    assert in_python in str(raised.value) and '--' not in str(raised.value)
+    assert run('condnet-x', refused) == 2
+    assert in_a_command in (line := capsys.readouterr().err) and '`' not in line
+
+
+def test_log_lines_name_settings_in_python_and_flags_in_commands(capsys, caplog, monkeypatch):
+    def command():
+        for name, text in (('condnet.training.build', '`opt` is %s'), ('wandb', '`opt` of another package')):
+            logging.getLogger(name).warning(text, *(['adam'] if '%' in text else ()))
+        logging.getLogger('condnet.training.run').info('goes on with `resume`')
+
+    root, level = logging.getLogger(), logging.getLogger().level
+    caplog.set_level(logging.INFO)
+    run('condnet-x', command)  # of a caller whose logging is left alone
+    assert caplog.messages == ['`opt` is adam', '`opt` of another package', 'goes on with `resume`']
+    monkeypatch.setattr(root, 'handlers', [])
+    try:
+        run('condnet-x', command)
+    finally:
+        root.setLevel(level)
+    lines = ['WARNING: --opt is adam', 'WARNING: `opt` of another package', 'goes on with --resume']
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_what_a_signal_leaves_is_said_with_flags(capsys):
+    stop = Interrupted(signal.SIGTERM, 'x is kept; the same command with `resume` x goes on')
+    assert run('condnet-x', failing(stop)) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.endswith(': x is kept; the same command with --resume x goes on\n')
 
 
 @pytest.mark.parametrize('error', [

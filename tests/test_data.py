@@ -138,7 +138,7 @@ class TestLoadImages:
 
 class TestBadData:
     def test_no_directory(self, tmp_path):
-        with pytest.raises(ValueError, match=r'nowhere is no directory.*--download fetches CIFAR-10'):
+        with pytest.raises(ValueError, match=r'nowhere is no directory.*`download` fetches CIFAR-10'):
             load_images(tmp_path / 'nowhere')
         (tmp_path / 'file').touch()
         for download in (False, True):
@@ -146,12 +146,12 @@ class TestBadData:
                 load_images(tmp_path / 'file', download=download)
 
     def test_empty_directory(self, tmp_path):
-        with pytest.raises(ValueError, match='is empty; looked for train.tar, train/ and cifar.*--download'):
+        with pytest.raises(ValueError, match='is empty; looked for train.tar, train/ and cifar.*`download`'):
             load_images(tmp_path)
 
     def test_nothing_known(self, tmp_path):
         (tmp_path / 'something').touch()
-        with pytest.raises(ValueError, match='no known data set; looked for test.tar, test/, val.tar.*--download'):
+        with pytest.raises(ValueError, match='no known data set; looked for test.tar, test/, val.tar.*`download`'):
             load_images(tmp_path, train=False)
 
     def test_download_fails(self, tmp_path, monkeypatch):
@@ -181,7 +181,7 @@ class TestBadData:
     def test_unequal_sizes(self, images, tmp_path):
         small = Images(images.images[:, :, :16, :24], images.targets, CLASSES)
         write_folder(tmp_path / 'train', png_files(images) | {'dog/3.png': png_files(small)['dog/3.png']})
-        with pytest.raises(ValueError, match=r'dog/3.png is 24x16, images before it are 32x32.*--dataset'):
+        with pytest.raises(ValueError, match=r'dog/3.png is 24x16, images before it are 32x32.*`dataset`'):
             load_images(tmp_path)
 
     @pytest.mark.parametrize('content', [b'', b'no image', 0.5])

@@ -414,7 +414,7 @@ class TestParts:
 
     def test_too_many_classes(self, tmp_path):
         write_parts(tmp_path, train=('ant', 'bee', 'cat'))
-        with pytest.raises(CondnetError, match='--num-classes is 2, but folder has 3 classes'):
+        with pytest.raises(CondnetError, match='`num_classes` is 2, but folder has 3 classes'):
             create_timm_loader('folder', tmp_path, 'train', **LOADER, num_classes=2)
 
     def test_order_is_that_of_timm_and_torchvision(self, tmp_path):

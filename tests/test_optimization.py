@@ -137,11 +137,11 @@ def test_optimizer_through_split_and_resume(name):
         (['--sched', 'rsqrt'], "--sched is 'rsqrt', expected one of cosine, tanh"),
         (
             ['--sched', 'step', '--epochs', '90'],
-            '--sched step changes the rate after 90 epochs, of 90: set decay_epochs',
+            '--sched step changes the rate after 90 epochs, of 90: set --decay-epochs',
         ),
         (
             ['--sched', 'multistep', '--epochs', '3', '--decay-milestones', '7', '4'],
-            'after 3 epochs, of 3: set decay_milestones',
+            'after 3 epochs, of 3: set --decay-milestones',
         ),
         (['--sched', 'cosine', '--decay-rate', '0.5'], '--decay-rate does nothing with the schedule cosine'),
         (['--sched', 'wsd', '--epochs', '2'], 'wsd schedule requires 0 < decay_epochs'),

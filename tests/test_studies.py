@@ -63,7 +63,7 @@ def test_packaged_study_is_planned_and_writes_nothing_in_a_dry_run(name, tmp_pat
     read = read_study(name)
     num = len(read.seeds) * (2 + len(read.stop_epochs) + 2 * len(read.split_epochs))
     assert len(lines) == num + 3 and lines[num].startswith(f'{name}: {num} steps, {num} to do')
-    assert 'hours: about' in lines[num + 1] and 'disk: about' in lines[num + 2]
+    assert 'hours: about' in lines[num + 1] and 'with --jobs 2 (' in lines[num + 1] and 'disk: about' in lines[num + 2]
     assert not list(tmp_path.iterdir())
 
 
@@ -107,7 +107,7 @@ def test_all_splits_of_a_seed_come_from_one_trunk(study, tmp_path):
         ({'seeds': '0'}, 'expected a list of integers'),
         ({'split_epochs': [3]}, r'split_epochs is \[3\], expected a list of integers in 1..2'),
         ({'stop_epochs': [True]}, 'expected a list of integers in 1..2'),
-        ({'train': {'lr': 'high'}}, "lr is 'high', which the flag does not take"),
+        ({'train': {'lr': 'high'}}, "lr is 'high', which the setting does not take"),
         ({'train': {'learning_rate': 1}}, "unknown setting 'learning_rate'"),
         ({'train': {'split_epoch': 2}}, 'train holds split_epoch, which the study itself sets'),
         ({'train': {'model': 'nb201_net'}, 'recipe': 'nb201_full'}, 'nb201_net is no unsplit super-network'),

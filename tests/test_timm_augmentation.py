@@ -193,12 +193,12 @@ def test_letters_are_flipped_where_that_is_asked_for():
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        ({'aa': 'v0'}, 'aa does nothing without --dataset: images in memory'),
-        ({'dataset': 'glyphs', 'reprob': 0.1}, 'reprob does nothing without --dataset'),
-        ({'pin_mem': True}, 'pin_mem does nothing without --dataset'),
-        ({'dataset': 'folder', 'no_aug': True, 'vflip': 0.1}, 'vflip does nothing with --no-aug'),
-        ({'dataset': 'folder', 'remode': 'const'}, 'remode does nothing without --reprob'),
-        ({'dataset': 'folder', 'aa': 'v0', 'color_jitter': 0.1}, 'color_jitter does nothing with --aa v0'),
+        ({'aa': 'v0'}, 'aa does nothing without `dataset`: images in memory'),
+        ({'dataset': 'glyphs', 'reprob': 0.1}, 'reprob does nothing without `dataset`'),
+        ({'pin_mem': True}, 'pin_mem does nothing without `dataset`'),
+        ({'dataset': 'folder', 'no_aug': True, 'vflip': 0.1}, 'vflip does nothing with `no_aug`'),
+        ({'dataset': 'folder', 'remode': 'const'}, 'remode does nothing without `reprob`'),
+        ({'dataset': 'folder', 'aa': 'v0', 'color_jitter': 0.1}, 'color_jitter does nothing with `aa` v0'),
         ({'dataset': 'folder', 'scale': (0.5, 0.1)}, 'scale is 0.5 0.1, expected a range'),
     ],
 )
@@ -210,5 +210,5 @@ def test_refused(settings, message):
 
 @pytest.mark.parametrize('policy', ['v1', 'rand-x1', 'nothing'])
 def test_unknown_policies_are_refused(parts, policy):
-    with pytest.raises(CondnetError, match=f"--aa is '{policy}', which timm does not know"):
+    with pytest.raises(CondnetError, match=f"`aa` is '{policy}', which timm does not know"):
         loader_of(parts, aa=policy)

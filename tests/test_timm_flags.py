@@ -73,8 +73,13 @@ def test_labels_are_smoothed():
 def test_constants_of_the_optimizer():
     group = training_of(opt='adamw', opt_betas=(0.8, 0.9), opt_eps=1e-3).step.optimizer.param_groups[0]
     assert (group['betas'], group['eps']) == ((0.8, 0.9), 1e-3)
-    with pytest.raises(CondnetError, match='--opt-betas does nothing with --opt momentum'):
+    with pytest.raises(CondnetError, match='`opt_betas` does nothing with `opt` momentum'):
         training_of(opt_betas=(0.8, 0.9))
+
+
+def test_momentum_that_does_nothing_is_warned_of(caplog):
+    training_of(opt='adam', momentum=0.5)
+    assert caplog.messages == ['`momentum` does nothing with `opt` adam']
 
 
 def test_dropout_reaches_the_model():

@@ -115,7 +115,7 @@ def test_layer_decay():
     assert found[id(model.conv1[0].weight)] == min(found.values())
     network = create_training(TrainConfig(model='nb201_net', layer_decay=0.5), SETTLED, CPU).step.optimizer
     assert len({group['lr'] for group in network.param_groups}) > 3
-    with pytest.raises(CondnetError, match='--layer-decay is for a stand-alone network'):
+    with pytest.raises(CondnetError, match='`layer_decay` is for a stand-alone network'):
         training_of(layer_decay=0.5)
 
 
@@ -124,10 +124,10 @@ def test_other_arguments_of_the_optimizer():
     parsed = parse_args(['--data-dir', 'x', '--opt-kwargs', 'nesterov=true', 'dampening=0.0'])
     assert parsed.opt_kwargs == {'nesterov': True, 'dampening': 0.0}
     for settings, message in (
-        ({'opt_kwargs': {'nesterof': True}}, '--opt momentum does not go with the other flags'),
-        ({'opt_kwargs': {'lr': 1}}, '--opt momentum does not go with the other flags'),
-        ({'opt_kwargs': {'eps': 1e-3}}, '--opt-eps does nothing with --opt momentum'),
-        ({'opt': 'adam', 'opt_eps': 1e-3, 'opt_kwargs': {'eps': 1e-3}}, '--opt-kwargs has eps, and so does --opt-eps'),
+        ({'opt_kwargs': {'nesterof': True}}, '`opt` momentum does not go with the other settings'),
+        ({'opt_kwargs': {'lr': 1}}, '`opt` momentum does not go with the other settings'),
+        ({'opt_kwargs': {'eps': 1e-3}}, '`opt_eps` does nothing with `opt` momentum'),
+        ({'opt': 'adam', 'opt_eps': 1e-3, 'opt_kwargs': {'eps': 1e-3}}, '`opt_kwargs` has eps, and so does `opt_eps`'),
     ):
         with pytest.raises(CondnetError, match=message):
             training_of(**settings)
@@ -152,7 +152,7 @@ def test_shares_of_cutmix():
         assert 10 <= width < 12 and 10 <= height < 12
         assert soft[0, 1] == pytest.approx(float(width * height) / 400, abs=1e-6)
     assert training_of(cutmix_minmax=(0.2, 0.8)).step.mixing is not None
-    with pytest.raises(CondnetError, match='--cutmix-minmax is 0.5 0.501: of 32 pixels'):
+    with pytest.raises(CondnetError, match='`cutmix_minmax` is 0.5 0.501: of 32 pixels'):
         training_of(cutmix_minmax=(0.5, 0.501))
 
 
@@ -175,7 +175,7 @@ def test_fast_norm(tiny_folder):
     assert not create_training(TrainConfig(**VIT, amp=True), SETTLED, CPU).step.task.model.norm._fast_norm
     set_fast_norm(True)
     try:
-        with pytest.raises(CondnetError, match='--fast-norm does nothing with nb201_cond_supernet'):
+        with pytest.raises(CondnetError, match='`fast_norm` does nothing with nb201_cond_supernet'):
             condnet.train(config_of(tiny_folder, fast_norm=True, amp=True))
         assert is_fast_norm()
     finally:

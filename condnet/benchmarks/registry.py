@@ -70,10 +70,10 @@ def register_benchmark(
             a folder, or a data set's name in timm.
         reader: Reads a table. It takes the space, the table's text and its path, and gives a `BenchmarkRow` for each
             architecture. It raises a `CondnetError` (or a `ValueError`) of one line if that is no such table.
-        file_names: What the table is called; it is looked for in the directory that `--benchmark` or the environment
-            variable `CONDNET_DATA` names and its `benchmarks` folder, and in `--data-dir`.
+        file_names: What the table is called; it is looked for in the directory that `benchmark` or the environment
+            variable `CONDNET_DATA` names and its `benchmarks` folder, and in `data_dir`.
         packaged: A table that comes with the package; no other is looked for unless it is named.
-        url: Where the table can be downloaded, with `--download`, under the first of `file_names`.
+        url: Where the table can be downloaded, with `download`, under the first of `file_names`.
         sha256: Digest of what is there, without which nothing is downloaded.
         how_to_get: What to tell who has no table.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from timm.utils import setup_default_logging
+from timm.utils.log import FormatterNoInfo
 
 from condnet.errors import CondnetError
 from condnet.utils.interrupt import Interrupted, handled
@@ -32,6 +33,8 @@ def run(name: str, command: Callable[[], Any]) -> int:
     """
     if not logging.getLogger().handlers:  # a caller's logging is left alone
         setup_default_logging()
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(_Formatter())
         logging.getLogger('httpx').setLevel(logging.WARNING)  # the Hub's client reports every request
     keep_freed_memory()
     try:
@@ -51,8 +54,25 @@ def run(name: str, command: Callable[[], Any]) -> int:
 
 
 def with_flags(text: str) -> str:
-    """An error message of the library as a command says it: with flags for the settings that it names."""
-    return re.sub('`([a-z][a-z_]*)`', lambda found: f'--{found[1].replace("_", "-")}', text)
+    """A message of the library as a command says it: with flags for the settings that it names.
+
+    These are in backticks: `epochs` becomes --epochs, and `channels_last=False` becomes --no-channels-last.
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        return f'--{"no-" if found[2] else ""}{found[1].replace("_", "-")}'
+
+    return re.sub('`([a-z][a-z_]*)(=False)?`', flag, text)
+
+
+class _Formatter(logging.Formatter):
+    """Log lines as timm formats them; those of the library with flags."""
+
+    timms: logging.Formatter = FormatterNoInfo()
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = self.timms.format(record)
+        return with_flags(text) if record.name.partition('.')[0] == 'condnet' else text
 
 
 def say_written(files: Iterable[Path | str]) -> None:
@@ -73,7 +93,7 @@ def _interrupted(name: str, stop: Interrupted) -> int:
     """Say, in one line, what a signal has left; returns the exit status."""
     if stop.kept is not None:
         kept = stop.kept or _KEPT.get(name, 'nothing is left half-written; the same command does it again')
-        print(f'{name}: stopped by {signal.Signals(stop.number).name}: {kept}', file=sys.stderr)
+        print(f'{name}: stopped by {signal.Signals(stop.number).name}: {with_flags(kept)}', file=sys.stderr)
     _drop_output()
     return 128 + stop.number
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
+from condnet.cli.common import with_flags
 from condnet.errors import CondnetError
 from condnet.models.arguments import parse_model_argument
 from condnet.plugins import import_modules
@@ -150,10 +151,10 @@ def config_from(args: argparse.Namespace, config: type[Config], **settings: Any)
         **settings: Those that are not flags.
 
     Raises:
-        CondnetError: If a value makes no sense; it names the flag.
+        CondnetError: If a value makes no sense; it names the flags.
     """
     names = [field.name for field in dataclasses.fields(config) if hasattr(args, field.name)]  # type: ignore[arg-type]
     try:
         return config(**{name: getattr(args, name) for name in names} | settings)
     except SettingError as error:
-        raise CondnetError(f'--{error.name.replace("_", "-")} {error.problem}') from error
+        raise CondnetError(with_flags(f'`{error.name}` {error.problem}')) from error

@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 
-from condnet.cli.common import run
+from condnet.cli.common import run, with_flags
 from condnet.cli.flags import add_flags, config_from
 from condnet.studies.run import StudyConfig, describe_study, report_study, run_study
 
@@ -26,7 +26,7 @@ def study(args: argparse.Namespace) -> None:
     """Do what the flags say."""
     config = config_from(args, StudyConfig)
     if args.dry_run:
-        print(describe_study(config))
+        print(with_flags(describe_study(config)))
     elif args.report:
         print(report_study(config))
     else:

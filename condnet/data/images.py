@@ -75,13 +75,13 @@ def load_images(data_dir: str | Path, train: bool = True, download: bool = False
     """
     root = Path(data_dir)
     if not root.is_dir() and not (download and not root.exists()):
-        raise CondnetError(f'{root} is no directory; expected one with a data set (--download fetches CIFAR-10)')
+        raise CondnetError(f'{root} is no directory; expected one with a data set (`download` fetches CIFAR-10)')
     source = _find_source(root, train)
     if source is None and not download:
         names = ', '.join(f'{name}.tar, {name}/' for name in _SPLIT_NAMES[train])
         raise CondnetError(
             f'{root} {"holds no known data set" if any(root.iterdir()) else "is empty"}; looked for {names} and '
-            f'{CIFAR10.base_folder}/, there and in cifar10/ (--download fetches CIFAR-10)'
+            f'{CIFAR10.base_folder}/, there and in cifar10/ (`download` fetches CIFAR-10)'
         )
     if source is None or source.name == CIFAR10.base_folder:
         return _load_torchvision(source.parent if source else root, train, download)
@@ -130,7 +130,7 @@ def _load_torchvision(root: Path, train: bool, download: bool) -> Images:
         if download:
             raise CondnetError(f'cannot fetch CIFAR-10 into {root}: {error}') from error
         folder = root / CIFAR10.base_folder
-        raise CondnetError(f'{folder} is incomplete or damaged (--download fetches CIFAR-10 again)') from error
+        raise CondnetError(f'{folder} is incomplete or damaged (`download` fetches CIFAR-10 again)') from error
     targets = torch.tensor(dataset.targets)
     order = targets.argsort(stable=True)
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2)
@@ -161,7 +161,7 @@ def _decode(source: Path, files: ImageFiles) -> Images:
             (height, width, _), (first_height, first_width, _) = image.shape, pixels.shape[1:]
             raise CondnetError(
                 f'{source}: {"/".join(key)} is {width}x{height}, images before it are {first_width}x{first_height}; '
-                f"only images of one size are kept in memory, other data go through timm's loader (--dataset)"
+                f"only images of one size are kept in memory, other data go through timm's loader (`dataset`)"
             )
         pixels[i] = image
     targets = torch.tensor([number[name] for name, _ in files])

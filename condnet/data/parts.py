@@ -100,7 +100,7 @@ def check_parts(dataset: str, data_dir: str | Path, train_split: str, split: str
         where = dataset
         same = _torch_part(dataset, train_split) == _torch_part(dataset, split)
     if same:
-        raise CondnetError(f'{train_split!r} (--train-split) and {split!r} (--val-split) are one part of {where}; '
+        raise CondnetError(f'{train_split!r} (`train_split`) and {split!r} (`val_split`) are one part of {where}; '
                            'expected one that is not trained on')  # fmt: skip
     if split in _VALIDATION and _torch_part(dataset, split) == 'test':
         _logger.warning(f'{dataset} has no part to validate on: its test images are taken')

@@ -19,7 +19,7 @@ class DataSettings(Protocol):
 
 
 def open_images(args: DataSettings) -> Images | None:
-    """The training set in memory that the flags `--dataset`, `--data-dir` and `--download` name.
+    """The training set in memory that the settings `dataset`, `data_dir` and `download` name.
 
     Returns:
         The images; None for a data set that goes through timm.
@@ -31,7 +31,7 @@ def open_images(args: DataSettings) -> Images | None:
         return render_glyphs()
     if not args.data_dir:
         raise CondnetError(
-            '--data-dir is missing: a directory with the data set; --download fetches CIFAR-10 into it '
-            '(only models of the letters, --dataset glyphs, need none)'
+            '`data_dir` is missing: a directory with the data set; `download` fetches CIFAR-10 into it '
+            '(only models of the letters, `dataset` glyphs, need none)'
         )
     return None if args.dataset else load_images(args.data_dir, train=True, download=args.download)

@@ -42,12 +42,12 @@ def subset_withheld(images: Images, num: int) -> Images:
     per_class, rest = divmod(num, len(images.classes))
     if per_class < 1 or rest:
         raise CondnetError(
-            f'cannot take {num} images (--eval-images), expected a multiple of the {len(images.classes)} classes'
+            f'cannot take {num} images (`eval_images`), expected a multiple of the {len(images.classes)} classes'
         )
     least = int(images.targets.bincount(minlength=len(images.classes)).min())
     if per_class > least:
         raise CondnetError(
-            f'cannot take {num} images (--eval-images), {per_class} of each class: a class has only {least} withheld'
+            f'cannot take {num} images (`eval_images`), {per_class} of each class: a class has only {least} withheld'
         )
     members = [(images.targets == target).nonzero().flatten() for target in range(len(images.classes))]
     return images.select(torch.cat([indices[:per_class] for indices in members]).sort().values)

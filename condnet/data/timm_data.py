@@ -138,7 +138,7 @@ def create_timm_loader(
     """
     data = open_part(dataset, data_dir, split, train_split, download=download)
     if num_classes is not None and (known := len(class_numbers(data))) > num_classes:
-        raise CondnetError(f'--num-classes is {num_classes}, but {dataset or data_dir} has {known} classes')
+        raise CondnetError(f'`num_classes` is {num_classes}, but {dataset or data_dir} has {known} classes')
     loader = _create_loader(
         data,
         augmentation if train and augmentation else Augmentation(),
@@ -167,7 +167,7 @@ def _create_loader(data: Any, augmentation: Augmentation, **more: Any) -> Any:
     except (AssertionError, ValueError, KeyError, IndexError, TypeError) as error:  # whatever a policy leads timm to
         if augmentation.aa is None:
             raise
-        raise CondnetError(f'--aa is {augmentation.aa!r}, which timm does not know: {error}') from error
+        raise CondnetError(f'`aa` is {augmentation.aa!r}, which timm does not know: {error}') from error
 
 
 def choose_timm_images(
@@ -252,8 +252,8 @@ def timm_images(
     )
     num = min(num, len(data)) if at_most else num
     if len(data) < num:
-        raise CondnetError(f'{dataset}, split {split!r}, has {len(data)} images, expected at least {num}; the flags '
-                           'for calibration batches and --eval-images say how many')  # fmt: skip
+        raise CondnetError(f'{dataset}, split {split!r}, has {len(data)} images, expected at least {num}; the '
+                           'settings for calibration batches and `eval_images` say how many')  # fmt: skip
     return _draw(data, num)
 
 

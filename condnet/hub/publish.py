@@ -80,7 +80,7 @@ def _check_same(results: Path, summary: dict[str, Any], checkpoint: str | Path, 
     """Refuse results that are not of a checkpoint as it is to be evaluated."""
     for key in ('model', 'space', 'split', 'training', 'ema', 'checkpoint_sha256', 'calibration'):
         if summary.get(key) != evaluation[key]:
-            raise CondnetError(f'{results} ranks with {key} {summary.get(key)!r}, {checkpoint} with these flags '
+            raise CondnetError(f'{results} ranks with {key} {summary.get(key)!r}, {checkpoint} with these settings '
                                f'has {evaluation[key]!r}')  # fmt: skip
 
 

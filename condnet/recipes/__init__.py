@@ -135,7 +135,7 @@ def _items(node: yaml.Node) -> dict[str, yaml.Node]:
 
 def _setting(name: str, kind: Kind, node: yaml.Node) -> Any:
     """The value that a setting has from a recipe."""
-    wrong = CondnetError(f'{name} is {_shown(node)}, which the flag does not take')
+    wrong = CondnetError(f'{name} is {_shown(node)}, which the setting does not take')
     if kind.type is dict:
         if not _is_mapping(node):
             raise wrong

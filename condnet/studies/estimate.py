@@ -25,7 +25,7 @@ def describe_plan(study: 'Study', steps: list[Step], jobs: int) -> str:
         lines.append('hours: unknown, the study names no seconds_per_epoch and seconds_per_ranking')
     else:
         hours = (epochs * per_epoch + rankings * per_ranking) / 3600  # type: ignore[operator]
-        beside = f', at best {hours / jobs:.3g} with --jobs {jobs}' if jobs > 1 else ''
+        beside = f', at best {hours / jobs:.3g} with `jobs` {jobs}' if jobs > 1 else ''
         lines.append(f'hours: about {hours:.3g} one after another{beside} ({per_epoch:.3g} s an epoch, {where[0]}; '
                      f'{per_ranking:.3g} s a ranking, {where[1]})')  # fmt: skip
     lines.append(f'disk: about {_disk_bytes(study) / 1e9:.2g} GB')

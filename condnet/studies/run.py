@@ -91,7 +91,7 @@ def run_study(config: StudyConfig, tell: Callable[[str], object] = lambda report
     """
     study, output, steps = plan_study(config)
     output.mkdir(parents=True, exist_ok=True)
-    with Lock(output / '.lock', f'another study is running in {output}; wait for it, or choose another --output'):
+    with Lock(output / '.lock', f'another study is running in {output}; wait for it, or choose another `output`'):
         for variant in study.variants:
             (output / variant.name).mkdir(exist_ok=True)
             write_file(output / variant.name / 'recipe.yaml', yaml.safe_dump(variant.settings).encode())

@@ -73,18 +73,18 @@ def create_training(
     if checkpoint is not None and isinstance(model, Supernet) and has_begun_split(checkpoint):
         model.split()
     if config.split_epoch and isinstance(model, Supernet) and model.is_split:
-        raise CondnetError(f'--split-epoch is {config.split_epoch}, and {config.model} is split from the start: use '
-                           '--split-epoch 0')  # fmt: skip
+        raise CondnetError(f'`split_epoch` is {config.split_epoch}, and {config.model} is split from the start: use '
+                           '`split_epoch` 0')  # fmt: skip
     if config.sync_bn:
         if device.type != 'cuda' or group.size == 1:
-            raise CondnetError('--sync-bn needs several processes with a GPU each (torchrun, --device cuda)')
+            raise CondnetError('`sync_bn` needs several processes with a GPU each (torchrun, `device` cuda)')
         model = convert_sync_batchnorm(model)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     model.to(device).to(memory_format=memory_format)
     task = _create_task(model, config, untrained)
     optimizer = create_optimizer(model, config)
     if config.momentum != TrainConfig.momentum and not takes_momentum(config.opt):
-        _logger.warning(f'--momentum does nothing with --opt {config.opt}')
+        _logger.warning(f'`momentum` does nothing with `opt` {config.opt}')
     scheduler = create_scheduler(optimizer, config)
     if config.model_ema:
         task.setup_ema(decay=config.model_ema_decay)
@@ -134,7 +134,7 @@ def _create_mixing(config: TrainConfig, settled: Settled, group: Group) -> Mixin
         for size in settled.input_size[1:]:
             if int(size * least) >= int(size * most):
                 raise CondnetError(
-                    f'--cutmix-minmax is {least:g} {most:g}: of {size} pixels there is none between them'
+                    f'`cutmix_minmax` is {least:g} {most:g}: of {size} pixels there is none between them'
                 )
     return Mixing(config, settled.num_classes, group.rank) if config.mixes else None
 
@@ -161,8 +161,8 @@ def _create_model(config: TrainConfig, settled: Settled) -> nn.Module:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CondnetError(f'cannot build the model {config.model!r}: {reason}') from error
     if config.split_epoch and not isinstance(model, Supernet):
-        raise CondnetError(f'--split-epoch needs a super-network, {config.model} is none')
+        raise CondnetError(f'`split_epoch` needs a super-network, {config.model} is none')
     if config.fast_norm and not any(getattr(module, '_fast_norm', False) for module in model.modules()):
-        raise CondnetError(f"--fast-norm does nothing with {config.model}, which has none of timm's LayerNorm and "
+        raise CondnetError(f"`fast_norm` does nothing with {config.model}, which has none of timm's LayerNorm and "
                            'GroupNorm')  # fmt: skip
     return model

@@ -18,7 +18,7 @@ def check_model(step: TrainingStep, config: TrainConfig, settled: Settled) -> No
     model, device = step.task.model, step.task.device
     if config.channels_last and device.type == 'cpu' and any(map(_breaks_channels_last, model.modules())):
         raise CondnetError(f'{config.model} has a 1x1 convolution with a stride on few channels, whose gradient in the '
-                           'layout channels_last crashes PyTorch on CPUs; use --no-channels-last')  # fmt: skip
+                           'layout channels_last crashes PyTorch on CPUs; use `channels_last=False`')  # fmt: skip
     num = min(2, max(1, config.batch_size // step.group.size // step.num_parts))
     with step.autocast():
         output = check_forward(model, settled.input_size, num, device)

@@ -39,7 +39,7 @@ def check_consistency(config: 'TrainConfig') -> None:
     """
     _check_epochs(config)
     if config.pretrained and config.initial_checkpoint:
-        raise SettingError('pretrained', 'does not go with --initial-checkpoint: a training begins with one')
+        raise SettingError('pretrained', 'does not go with `initial_checkpoint`: a training begins with one')
     _check_files(config)
     _check_schedule(config)
     _check_company(config)
@@ -74,7 +74,7 @@ def base_rate(config: 'TrainConfig') -> float:
         SettingError: If a rate is set beside it.
     """
     if is_set(config, 'lr'):
-        raise SettingError('lr_base', f'is {config.lr_base:g}, and --lr is {config.lr:g}: one of them says the rate')
+        raise SettingError('lr_base', f'is {config.lr_base:g}, and `lr` is {config.lr:g}: one of them says the rate')
     ratio, is_adaptive = config.batch_size / config.lr_base_size, any(o in config.opt.lower() for o in ('ada', 'lamb'))
     scale = config.lr_base_scale or ('sqrt' if is_adaptive else 'linear')
     return (config.lr_base or 0.0) * (ratio**0.5 if scale == 'sqrt' else ratio)
@@ -96,11 +96,11 @@ def _check_files(config: 'TrainConfig') -> None:
     """Check the names and the choice of what is written."""
     name = config.experiment
     if name is not None and (name in ('', '.', '..') or {*name} & {'/', '\\', '\0'}):
-        raise SettingError('experiment', f'is {show(name)}, expected the name of a folder in --output')
+        raise SettingError('experiment', f'is {show(name)}, expected the name of a folder in `output`')
     if config.eval_metric and not config.eval_interval:
-        raise SettingError('eval_metric', 'does nothing with --eval-interval 0')
+        raise SettingError('eval_metric', 'does nothing with `eval_interval` 0')
     if config.checkpoint_hist and not config.eval_metric:
-        raise SettingError('checkpoint_hist', 'does nothing without --eval-metric')
+        raise SettingError('checkpoint_hist', 'does nothing without `eval_metric`')
 
 
 def _check_schedule(config: 'TrainConfig') -> None:
@@ -115,7 +115,7 @@ def _check_schedule(config: 'TrainConfig') -> None:
     first = {'step': config.decay_epochs or 90, 'multistep': min(config.decay_milestones or [90]) - 1}.get(sched)
     if first is not None and first >= config.epochs:
         raise SettingError('sched', f'{sched} changes the rate after {first:g} epochs, of {config.epochs}: set '
-                           f'{SCHEDULES[sched][0]}')  # fmt: skip
+                           f'`{SCHEDULES[sched][0]}`')  # fmt: skip
 
 
 def _check_company(config: 'TrainConfig') -> None:
@@ -124,19 +124,19 @@ def _check_company(config: 'TrainConfig') -> None:
     in_memory = config.dataset in (None, 'glyphs')
     policy = config.aa is not None and '3a' not in config.aa  # timm jitters colours beside no other
     needs = (
-        (('warmup_lr', 'warmup_prefix'), config.warmup_epochs > 0, 'without --warmup-epochs'),
-        (('clip_mode',), config.clip_grad is not None, 'without --clip-grad'),
-        (('mixup_prob', 'mixup_mode', 'mixup_off_epoch'), config.mixes, 'without --mixup or --cutmix'),
-        (('mixup_switch_prob',), config.mixup > 0 and cuts, 'without --mixup and --cutmix'),
-        (('cutmix',), config.cutmix_minmax is None, 'with --cutmix-minmax'),
-        (('lr_base_size', 'lr_base_scale'), config.lr_base is not None, 'without --lr-base'),
-        (('lr_cycle_mul', 'lr_cycle_decay'), config.lr_cycle_limit > 1, 'without --lr-cycle-limit'),
-        (('lr_noise_pct', 'lr_noise_std'), config.lr_noise is not None, 'without --lr-noise'),
-        (('fast_norm',), config.amp, 'without --amp'),
-        (_OF_TIMMS_LOADER, not in_memory, 'without --dataset: images in memory are cropped and flipped on the device'),
-        (_AUGMENTATION, not config.no_aug, 'with --no-aug'),
-        (('remode', 'recount'), config.reprob > 0, 'without --reprob'),
-        (('color_jitter',), not policy, f'with --aa {config.aa}'),
+        (('warmup_lr', 'warmup_prefix'), config.warmup_epochs > 0, 'without `warmup_epochs`'),
+        (('clip_mode',), config.clip_grad is not None, 'without `clip_grad`'),
+        (('mixup_prob', 'mixup_mode', 'mixup_off_epoch'), config.mixes, 'without `mixup` or `cutmix`'),
+        (('mixup_switch_prob',), config.mixup > 0 and cuts, 'without `mixup` and `cutmix`'),
+        (('cutmix',), config.cutmix_minmax is None, 'with `cutmix_minmax`'),
+        (('lr_base_size', 'lr_base_scale'), config.lr_base is not None, 'without `lr_base`'),
+        (('lr_cycle_mul', 'lr_cycle_decay'), config.lr_cycle_limit > 1, 'without `lr_cycle_limit`'),
+        (('lr_noise_pct', 'lr_noise_std'), config.lr_noise is not None, 'without `lr_noise`'),
+        (('fast_norm',), config.amp, 'without `amp`'),
+        (_OF_TIMMS_LOADER, not in_memory, 'without `dataset`: images in memory are cropped and flipped on the device'),
+        (_AUGMENTATION, not config.no_aug, 'with `no_aug`'),
+        (('remode', 'recount'), config.reprob > 0, 'without `reprob`'),
+        (('color_jitter',), not policy, f'with `aa` {config.aa}'),
     )
     for names, has_it, why in needs:
         for name in names:

@@ -54,7 +54,7 @@ def open_data(
     num_classes, (channels, height, width) = len(images.classes), images.images.shape[1:]
     size, name = config.input_size or (channels, height, width), dataset_name(images)
     if config.num_classes is not None and config.num_classes < num_classes:
-        raise CondnetError(f'--num-classes is {config.num_classes}, but {config.data_dir or config.dataset} has '
+        raise CondnetError(f'`num_classes` is {config.num_classes}, but {config.data_dir or config.dataset} has '
                            f'{num_classes} classes')  # fmt: skip
     # Another Pillow may draw the letters a little differently; that does not make glyphs another data set.
     is_drawn = name == 'glyphs'
@@ -125,10 +125,10 @@ def create_data(
 def _check_shares(config: TrainConfig, group: Group) -> None:
     share, rest = divmod(config.batch_size, group.size)
     if rest or share < config.grad_accum_steps:
-        raise CondnetError(f'--batch-size is {config.batch_size}, expected a multiple of the {group.size} processes, '
-                           f'with at least {config.grad_accum_steps} images for each (--grad-accum-steps)')  # fmt: skip
+        raise CondnetError(f'`batch_size` is {config.batch_size}, expected a multiple of the {group.size} processes, '
+                           f'with at least {config.grad_accum_steps} images for each (`grad_accum_steps`)')  # fmt: skip
     if config.mixes and share % 2:
-        raise CondnetError(f'--mixup and --cutmix mix images in pairs: a process has {share} of a batch, expected an '
+        raise CondnetError(f'`mixup` and `cutmix` mix images in pairs: a process has {share} of a batch, expected an '
                            'even number')  # fmt: skip
 
 
@@ -174,6 +174,6 @@ def _choose_evaluation_images(
     )  # fmt: skip
     classes = 1 + max(int(chosen.targets.max()) for chosen in (calibration, validation) if chosen is not None)
     if classes > settled.num_classes:
-        raise CondnetError(f'--num-classes is {settled.num_classes}, but {config.dataset} has at least {classes} '
+        raise CondnetError(f'`num_classes` is {settled.num_classes}, but {config.dataset} has at least {classes} '
                            'classes')  # fmt: skip
     return calibration, validation

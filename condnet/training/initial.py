@@ -59,7 +59,7 @@ def _needed(source: nn.Module) -> str:
     elsewhere = ('num_classes', 'in_chans', 'global_pool')  # they come from the data, or may differ
     args = {key: value for key, value in (getattr(source, '_model_args', None) or {}).items() if key not in elsewhere}
     shown = ' '.join(f'{key}={value}'.replace(' ', '') for key, value in args.items())
-    return f'; they are of --model-kwargs {shown}' if shown else ''
+    return f'; they are of `model_kwargs` {shown}' if shown else ''
 
 
 def _of_checkpoint(name: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -72,7 +72,7 @@ def _published(config: TrainConfig) -> tuple[nn.Module, dict[str, Any]]:
     """The model of the settings with its published weights, as they were published, and how they were trained."""
     if is_supernet_name(config.model) and find_tag(config.model) is None:
         known = [name for name in list_pretrained() if name.partition('.')[0] == config.model.partition('.')[0]]
-        raise CondnetError(f'--pretrained needs the tag of the weights: --model {" or ".join(known)}')
+        raise CondnetError(f'`pretrained` needs the tag of the weights: `model` {" or ".join(known)}')
     try:
         model = timm.create_model(config.model, pretrained=True, **config.model_kwargs)
     except CondnetError:

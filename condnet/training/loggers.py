@@ -64,7 +64,7 @@ def open_loggers(
         try:
             run = wandb.init(name=name, dir=str(config.folder), config=settings)
         except wandb.Error as error:
-            raise CondnetError(f'--log-wandb: {" ".join(str(error).split())}') from error
+            raise CondnetError(f'`log_wandb`: {" ".join(str(error).split())}') from error
         held.push(lambda kind, *_: run.finish(int(kind is not None)))  # as a context it would print a traceback
         callbacks.append(lambda row: run.log({name: row[name] for name in known(row)}, step=row['epoch']))
     return callbacks

@@ -47,7 +47,7 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optim
     name = config.opt.lower().removeprefix(_LOOKAHEAD)
     check_optimizer(config.opt)
     if config.layer_decay is not None and isinstance(model, Supernet):
-        raise CondnetError('--layer-decay is for a stand-alone network: what depth the layers of a super-network have '
+        raise CondnetError('`layer_decay` is for a stand-alone network: what depth the layers of a super-network have '
                            'is up to the architecture')  # fmt: skip
     constants = _constants(config)
     try:
@@ -66,7 +66,7 @@ def create_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optim
         ValueError,
         RuntimeError,
     ) as error:  # an argument that it does not have, or a value that it does not take
-        raise CondnetError(f'--opt {config.opt} does not go with the other flags: {error}') from error
+        raise CondnetError(f'`opt` {config.opt} does not go with the other settings: {error}') from error
     return _Lookahead(optimizer) if config.opt.lower().startswith(_LOOKAHEAD) else optimizer
 
 
@@ -80,15 +80,15 @@ def check_optimizer(opt: str) -> None:
     if name not in list_optimizers():
         known = map(str, list_optimizers(exclude_filters=['bnb*', 'fused*']))
         near = [f'; did you mean {other}?' for other in difflib.get_close_matches(name, known, 1)]
-        raise CondnetError(f"--opt {opt} is none of timm's optimizers{''.join(near)}")
+        raise CondnetError(f"`opt` {opt} is none of timm's optimizers{''.join(near)}")
     info = get_optimizer_info(name)
     if isinstance(info.opt_class, str):
-        raise CondnetError(f'--opt {opt} is of the package {info.opt_class.split(".")[0]}, expected one of '
+        raise CondnetError(f'`opt` {opt} is of the package {info.opt_class.split(".")[0]}, expected one of '
                            "PyTorch's or timm's own")  # fmt: skip
     if info.opt_class is Kron:  # its random numbers follow the order of the weights, too, which the split changes
-        raise CondnetError(f'--opt {opt} compiles code for every shape of a weight, which takes minutes for each')
+        raise CondnetError(f'`opt` {opt} compiles code for every shape of a weight, which takes minutes for each')
     if info.second_order:
-        raise CondnetError(f'--opt {opt} needs second derivatives, which are not computed here')
+        raise CondnetError(f'`opt` {opt} needs second derivatives, which are not computed here')
 
 
 def _constants(config: TrainConfig) -> dict[str, Any]:
@@ -101,15 +101,15 @@ def _constants(config: TrainConfig) -> dict[str, Any]:
     given = {'eps': config.opt_eps, 'betas': config.opt_betas}
     given = {name: value for name, value in given.items() if value is not None}
     if twice := sorted(given.keys() & config.opt_kwargs.keys()):
-        raise CondnetError(f'--opt-kwargs has {twice[0]}, and so does --opt-{twice[0]}')
+        raise CondnetError(f'`opt_kwargs` has {twice[0]}, and so does `opt_{twice[0]}`')
     for name, has_it in (('eps', info.has_eps), ('betas', info.has_betas)):
         if name in given | config.opt_kwargs and not has_it:
-            raise CondnetError(f'--opt-{name} does nothing with --opt {config.opt}, which has none')
+            raise CondnetError(f'`opt_{name}` does nothing with `opt` {config.opt}, which has none')
     return given | config.opt_kwargs
 
 
 def takes_momentum(opt: str) -> bool:
-    """Whether an optimizer takes `--momentum`; others have constants of their own."""
+    """Whether an optimizer takes `momentum`; others have constants of their own."""
     return get_optimizer_info(opt.lower().removeprefix(_LOOKAHEAD)).has_momentum
 
 
@@ -154,7 +154,7 @@ def create_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, num_
                 **settings,
             )
     except ValueError as error:
-        raise CondnetError(f'--sched {config.sched} does not go with the other flags: {error}') from error
+        raise CondnetError(f'`sched` {config.sched} does not go with the other settings: {error}') from error
     if isinstance(scheduler, PlateauLRScheduler):
         scheduler.lr_scheduler.eps = 0.0  # PyTorch's 1e-8 would never change a rate that is as small
     return scheduler

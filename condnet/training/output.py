@@ -108,10 +108,10 @@ class Recorder:
         continues = self._continues()
         if training_checkpoints(folder) and not continues:
             raise CondnetError(
-                f'{folder} holds a training; continue it with --resume {folder}, or choose another --output'
+                f'{folder} holds a training; continue it with `resume` {folder}, or choose another `output`'
             )
         folder.mkdir(parents=True, exist_ok=True)
-        busy = f'another training is running in {folder}; wait for it, or choose another --output'
+        busy = f'another training is running in {folder}; wait for it, or choose another `output`'
         held.enter_context(Lock(folder / '.lock', busy))
         held.callback(self.background.end)  # before the lock is released
         if continues and training_checkpoints(folder):  # another may have gone on before the lock was this one's
@@ -222,7 +222,7 @@ class Recorder:
             return None
         if self.folder is None or not (self.folder / LAST).exists():
             return 'no checkpoint was written; the same command starts again'
-        same = 'the same command' if self._continues() else f'the same command with --resume {self.folder}'
+        same = 'the same command' if self._continues() else f'the same command with `resume` {self.folder}'
         return f'{self.folder / LAST} is kept; {same} goes on'
 
     def what_is_left(self) -> str:

@@ -66,11 +66,11 @@ def check_resumable(checkpoint: dict[str, Any], config: TrainConfig, settled: Se
     except (KeyError, TypeError) as error:
         raise CondnetError(f'{config.resume} is of another version of condnet: rank it, but train anew') from error
     if is_split and config.update_unsampled and 'last_contexts' not in state:
-        raise CondnetError(f'{config.resume} was trained by a version of condnet whose --update-unsampled was not the '
+        raise CondnetError(f'{config.resume} was trained by a version of condnet whose `update_unsampled` was not the '
                            "authors' method after the split: go on from its last unsplit checkpoint")  # fmt: skip
     num_before, num_now = before.get('num_processes', 1), settled.num_processes
     if progress.batch and config.dataset not in (None, 'glyphs') and num_before != num_now:
-        raise CondnetError(f'{config.resume} is in mid-epoch, and with --dataset the order of the images depends on '
+        raise CondnetError(f'{config.resume} is in mid-epoch, and with `dataset` the order of the images depends on '
                            f'the number of processes: continue with {num_before}, not {num_now}')  # fmt: skip
     split_epoch = config.split_epoch
     if is_split and before.get('split_epoch') != split_epoch:

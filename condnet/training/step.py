@@ -148,7 +148,7 @@ class TrainingStep:
         """
         if self.scaler.is_enabled() and (scale := self.scaler.get_scale()) < 1:
             raise FloatingPointError(f'gradients are not finite in float16, even with the loss scaled by {scale:g}; '
-                                     'lower the learning rate, or use --amp-dtype bfloat16')  # fmt: skip
+                                     'lower the learning rate, or use `amp_dtype` bfloat16')  # fmt: skip
 
 
 def compile_model(model: nn.Module) -> None:
