@@ -132,7 +132,7 @@ def test_refused(tiny_data, tmp_path, capsys, more, message):
 
 @pytest.mark.parametrize('settings', [{'eval_metric': 'loss'}, {'experiment': 'a'}])
 def test_there_must_be_a_folder(settings):
-    with pytest.raises(CondnetError, match=f'{next(iter(settings))} is .*, and there is no folder to write to'):
+    with pytest.raises(CondnetError, match=f'{next(iter(settings))} is .*, and there is no folder .*: set `output`'):
         condnet.train(TrainConfig(dataset='glyphs', **settings))
 
 

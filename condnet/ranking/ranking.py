@@ -156,7 +156,7 @@ class Ranking:
 
     def _check_truth(self) -> BenchmarkTable:
         if self.table is None:
-            raise CondnetError('there is no ground truth to compare with; name it with benchmark=')
+            raise CondnetError('there is no ground truth to compare with; name it with `benchmark`')
         return self.table
 
     def to_csv(self, path: str | Path) -> None:

@@ -32,6 +32,7 @@ from condnet.training.resume import random_state
 from condnet.utils.background import Background
 from condnet.utils.files import check_folder_to_write, write_file
 from condnet.utils.locks import Lock
+from condnet.utils.settings import SettingError
 
 _logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def check_output(config: TrainConfig) -> None:
     for name in ('recovery_interval', 'checkpoint_seconds', 'eval_metric', 'experiment', 'log_wandb', 'tensorboard'):
         if value := getattr(config, name):
             shown = f'{value:g}' if isinstance(value, float) else value
-            raise CondnetError(f'{name} is {shown}, and there is no folder to write to: set output')
+            raise SettingError(name, f'is {shown}, and there is no folder to write to: set `output`')
 
 
 def find_checkpoint(config: TrainConfig) -> tuple[Path | None, dict[str, Any] | None]:
