@@ -61,9 +61,11 @@ def test_packaged_study_is_planned_and_writes_nothing_in_a_dry_run(name, tmp_pat
     assert main([name, '--dry-run', '--jobs', '2']) == 0
     lines = capsys.readouterr().out.splitlines()
     read = read_study(name)
-    num = len(read.seeds) * (2 + len(read.stop_epochs) + 2 * len(read.split_epochs))
-    assert len(lines) == num + 3 and lines[num].startswith(f'{name}: {num} steps, {num} to do')
-    assert 'hours: about' in lines[num + 1] and 'with --jobs 2 (' in lines[num + 1] and 'disk: about' in lines[num + 2]
+    each = (2 + len(read.stop_epochs) + 2 * len(read.split_epochs)) * len(read.variants)
+    num, seeds = each * len(read.seeds), ', '.join(map(str, read.seeds))
+    assert len(lines) == each + 3 and lines[each].startswith(f'{name}: {num} steps, {num} to do')
+    assert 'hours: about' in lines[each + 1] and 'with --jobs 2 (' in lines[each + 1] and 'disk: about' in lines[each + 2]
+    assert lines[0] == f'to do  {read.variants[0].name}/trunk, seeds {seeds}'
     assert not list(tmp_path.iterdir())
 
 
@@ -176,7 +178,9 @@ def test_study_reports_what_its_rankings_say_and_does_nothing_twice(study, monke
     assert sorted(map(Path, wrote)) == sorted(Path('out/report').iterdir())
     Path(study).write_text(yaml.safe_dump({**STUDY, 'seeds': [0, 1, 2]}))
     assert main([study, '--output', 'out', '--dry-run']) == 0
-    assert '21 steps, 7 to do: 3 trainings of 6 epochs, 4 rankings' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert '21 steps, 7 to do: 3 trainings of 6 epochs, 4 rankings' in out
+    assert out.startswith('done   nb201_glyphs/trunk, seeds 0, 1\nto do  nb201_glyphs/trunk, seed 2\n')
 
 
 def test_step_that_fails_does_not_stop_the_others(study, no_figures, capsys):

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 
 def describe_plan(study: 'Study', steps: list[Step], jobs: int) -> str:
-    """Every step with its state; hours and disk in all (dry run)."""
-    lines = [f'{"done" if step.is_done() else "to do":<6} {step.name}' for step in steps]
+    """Every step with its state, the seeds in one line; hours and disk in all (dry run)."""
+    lines = _describe_steps(steps)
     open_steps = [step for step in steps if not step.is_done()]
     trainings = [step for step in open_steps if step.kind == 'train']
     epochs = sum(step.epochs_left() for step in trainings)
@@ -30,6 +30,21 @@ def describe_plan(study: 'Study', steps: list[Step], jobs: int) -> str:
                      f'{per_ranking:.3g} s a ranking, {where[1]})')  # fmt: skip
     lines.append(f'disk: about {_disk_bytes(study) / 1e9:.2g} GB')
     return '\n'.join(lines)
+
+
+def _describe_steps(steps: list[Step]) -> list[str]:
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for step in steps:
+        variant, seed, name = step.name.split('/')
+        state = 'done' if step.is_done() else 'to do'
+        seeds.setdefault((f'{variant}/{name}', state), []).append(seed.removeprefix('seed'))
+    order = {name: None for name, _ in seeds}  # what is done and what is to do of a step stand together
+    return [
+        f'{state:<6} {name}, {"seeds" if len(found) > 1 else "seed"} {", ".join(found)}'
+        for name in order
+        for state in ('done', 'to do')
+        if (found := seeds.get((name, state)))
+    ]
 
 
 def _disk_bytes(study: 'Study') -> int:
