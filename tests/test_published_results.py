@@ -8,14 +8,13 @@ import timm
 import torch
 from huggingface_hub import ModelCard
 
-from condnet import get_space
-from condnet.benchmarks.tables import load_benchmark
 from condnet.checkpoints.loading import load_model, sha256
 from condnet.data import load_images, match_images
+from condnet.hub.card import ranking_table
 from condnet.models.pretrained import find_tag, read_config
 from condnet.ranking.evaluate import accuracy_and_loss, evaluation_data
-from condnet.ranking.results import read_predictions, summarize_predictions
 from tools.readme_table import TABLE_END, TABLE_START, format_table
+from tools.summarize import stored_ranking
 
 ROOT = Path(__file__).parent.parent
 SUMMARIES = sorted((ROOT / 'results').glob('*.json'))
@@ -32,14 +31,22 @@ def test_table_in_the_readme_is_generated_from_the_results(monkeypatch):
 @pytest.mark.parametrize('path', SUMMARIES, ids=lambda path: path.stem)
 def test_metrics_follow_from_predictions_and_truth(path, data_dir):
     summary = json.loads(path.read_text())
-    name, subset = summary['space'].split('/')
-    predictions = read_predictions(path.with_suffix('.csv'))
-    assert all(prediction.index in get_space(name, subset) for prediction in predictions)
-    path_of_table = data_dir / 'benchmarks' if summary['dataset'] == 'cifar10' else None  # others are packaged
-    table = load_benchmark(name, path_of_table, summary['dataset'])
-    recomputed = json.loads(json.dumps(summarize_predictions(predictions, table)))
-    for key, value in recomputed.items():  # another processor may add up in another order
+    recomputed = stored_ranking(path, data_dir / 'benchmarks').metrics()
+    assert recomputed.keys() >= {'accuracy', 'loss', 'flops', 'params', 'loss+flops', 'truth_max'}
+    for key, value in json.loads(json.dumps(recomputed)).items():  # another processor may add up in another order
         assert summary[key] == pytest.approx(value, rel=1e-9)
+
+
+def test_card_has_the_figures_of_its_ranking():
+    for path in SUMMARIES:
+        summary = json.loads(path.read_text())
+        if (folder := ROOT / 'checkpoints' / summary['checkpoint']).is_dir():
+            card = ModelCard.load(folder / 'README.md')
+            assert ranking_table(summary) in card.text
+            figures = {(r.dataset_type, r.metric_name): r.metric_value for r in card.data.eval_results}
+            assert (
+                figures[summary['space'], 'kendall_tau, ranked by loss+flops'] == summary['loss+flops']['kendall_tau']
+            )
 
 
 @pytest.mark.parametrize('path', SUMMARIES, ids=lambda path: path.stem)

@@ -64,7 +64,9 @@ def test_packaged_study_is_planned_and_writes_nothing_in_a_dry_run(name, tmp_pat
     each = (2 + len(read.stop_epochs) + 2 * len(read.split_epochs)) * len(read.variants)
     num, seeds = each * len(read.seeds), ', '.join(map(str, read.seeds))
     assert len(lines) == each + 3 and lines[each].startswith(f'{name}: {num} steps, {num} to do')
-    assert 'hours: about' in lines[each + 1] and 'with --jobs 2 (' in lines[each + 1] and 'disk: about' in lines[each + 2]
+    assert (
+        'hours: about' in lines[each + 1] and 'with --jobs 2 (' in lines[each + 1] and 'disk: about' in lines[each + 2]
+    )
     assert lines[0] == f'to do  {read.variants[0].name}/trunk, seeds {seeds}'
     assert not list(tmp_path.iterdir())
 

@@ -23,13 +23,7 @@ def make_card(name: str, facts: dict[str, Any]) -> ModelCard:
     """The model card, with the figures as metadata as well."""
     ranking, dataset = facts['ranking'], facts['dataset']
     results = [_result(dataset, f'{dataset}, {facts["kind"]}', 'accuracy', 'Accuracy', facts['accuracy'])]
-    for by in (by for by in ranked_by(ranking) if by != 'params'):
-        for metric in ('kendall_tau', 'top1', 'top10', 'improvement1'):
-            if ranking[by][metric] is None:  # as the tau of equal predictions
-                continue
-            label = f'{metric}, ranked by {by}'
-            benchmark = f'{ranking["space"]} on {dataset}, {ranking["table"]["file"]}'
-            results.append(_result(ranking['space'], benchmark, metric, label, ranking[by][metric]))
+    results += card_results(ranking, dataset)
     data = ModelCardData(
         license='apache-2.0',
         library_name='timm',
@@ -39,6 +33,19 @@ def make_card(name: str, facts: dict[str, Any]) -> ModelCard:
         eval_results=results,
     )
     return ModelCard(f'---\n{data.to_yaml()}\n---\n\n{_card_text(name, facts)}')
+
+
+def card_results(ranking: dict[str, Any], dataset: str) -> list[EvalResult]:
+    """The figures of a ranking as metadata."""
+    results = []
+    for by in (by for by in ranked_by(ranking) if by != 'params'):
+        for metric in ('kendall_tau', 'top1', 'top10', 'improvement1'):
+            if ranking[by][metric] is None:  # as the tau of equal predictions
+                continue
+            label = f'{metric}, ranked by {by}'
+            benchmark = f'{ranking["space"]} on {dataset}, {ranking["table"]["file"]}'
+            results.append(_result(ranking['space'], benchmark, metric, label, ranking[by][metric]))
+    return results
 
 
 def _result(dataset: str, dataset_name: str, metric: str, label: str, value: float) -> EvalResult:
@@ -120,8 +127,12 @@ _GLYPHS_TABLE = """
 That table is condnet's own: each architecture was trained alone three times, for 400 steps of batch 32."""
 
 
+RANKED_BY_HEADING = '| ranked by |'
+
+
 def ranking_table(ranking: dict[str, Any]) -> str:
-    lines = [f'| ranked by | {" | ".join(SHOWN.values())} |', '|---' * (1 + len(SHOWN)) + '|']
+    """What a ranking reaches (Markdown), one row for each thing that it ranks by."""
+    lines = [f'{RANKED_BY_HEADING} {" | ".join(SHOWN.values())} |', '|---' * (1 + len(SHOWN)) + '|']
     for by in ranked_by(ranking):
         values = ['-' if ranking[by][name] is None else f'{ranking[by][name]:.2f}' for name in SHOWN]
         lines.append(f'| {by} | {" | ".join(values)} |')
