@@ -17,7 +17,7 @@ class Recorded:
     """Stands in for a writer, or a run: notes what is called."""
 
     def __init__(self, *args, **kwargs):
-        self.calls = [('open', args, kwargs)]
+        self.calls, self.id = [('open', args, kwargs)], kwargs.get('id', 'new')
 
     def __getattr__(self, name):
         return lambda *args, **kwargs: self.calls.append((name, args, kwargs))
@@ -55,6 +55,8 @@ def test_what_they_are_told(made, tiny_data, tmp_path):
     assert [one.calls[0][2].get('purge_step') for one in made] == [0, None, 1, None]
     run = made[1].calls[0][2]
     assert (run['name'], run['dir'], run['config']['lr']) == ('x', str(tmp_path / 'x'), 0.025)
+    again = made[3].calls[0][2]
+    assert 'id' not in run and (again['id'], again['resume']) == ('new', 'allow')
     assert [one.calls[-1] for one in made] == [('close', None, {}), ('finish', (0,), {})] * 2
     for epoch, (writer, run) in enumerate((made[:2], made[2:])):
         scalars = {args[0]: args[1] for name, args, _ in writer.calls if name == 'add_scalar'}
@@ -87,6 +89,16 @@ def test_what_wandb_refuses_is_one_line(made, tiny_data, tmp_path, monkeypatch, 
     assert main(train_args(tiny_data, tmp_path / 'out', '--log-wandb')) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error == 'condnet-train: error: --log-wandb: No API key configured. Use `wandb login`.'
+
+
+def test_a_new_training_in_the_folder_is_a_new_run(made, tiny_data, tmp_path):
+    (tmp_path / 'x').mkdir()
+    (tmp_path / 'x' / 'wandb-run-id.txt').write_text('of another training')
+    arguments = train_args(
+        tiny_data, tmp_path / 'x', '--log-wandb', '--stop-epoch', '1', '--resume', str(tmp_path / 'x')
+    )
+    assert main(arguments) == 0
+    assert 'id' not in made[0].calls[0][2] and (tmp_path / 'x' / 'wandb-run-id.txt').read_text() == 'new\n'
 
 
 def test_they_end_with_a_training_that_fails(made, tiny_data, tmp_path):

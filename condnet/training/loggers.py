@@ -3,13 +3,16 @@
 import contextlib
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from condnet.errors import CondnetError
 from condnet.training.build import Training
 from condnet.training.config import TrainConfig, recorded_args
+from condnet.utils.files import write_file
 from condnet.utils.settings import SettingError
 
+WANDB_ID = 'wandb-run-id.txt'  # in the folder of a training
 _MODULES = {'tensorboard': ('torch.utils.tensorboard', 'SummaryWriter'), 'log_wandb': ('wandb', 'init')}
 
 
@@ -61,10 +64,14 @@ def open_loggers(
         settings = vars(recorded_args(config, training.settled))
         del settings['data_fingerprint']  # it is for no reader
         name = config.experiment or getattr(config.folder, 'name', None)
+        kept = Path(str(config.folder)) / WANDB_ID
+        # A training that goes on goes on in its run.
+        more = {'id': kept.read_text().strip(), 'resume': 'allow'} if epoch and kept.is_file() else {}
         try:
-            run = wandb.init(name=name, dir=str(config.folder), config=settings)
+            run = wandb.init(name=name, dir=str(config.folder), config=settings, **more)
         except wandb.Error as error:
             raise CondnetError(f'`log_wandb`: {" ".join(str(error).split())}') from error
+        write_file(kept, f'{run.id}\n'.encode())
         held.push(lambda kind, *_: run.finish(int(kind is not None)))  # as a context it would print a traceback
         callbacks.append(lambda row: run.log({name: row[name] for name in known(row)}, step=row['epoch']))
     return callbacks
