@@ -126,15 +126,6 @@ class TestLoadImages:
         write_tar(tmp_path / 'tar' / 'train.tar', png_files(images))
         assert equal(load_images(tmp_path / 'tar', download=True), images)
 
-    @pytest.mark.slow
-    def test_cifar10(self, cifar10):
-        assert cifar10.classes == (
-            *('airplane', 'automobile', 'bird', 'cat', 'deer'),
-            *('dog', 'frog', 'horse', 'ship', 'truck'),
-        )
-        assert cifar10.images.shape == (50_000, 3, 32, 32)
-        assert cifar10.targets.equal(torch.arange(10).repeat_interleave(5000))
-
 
 class TestBadData:
     def test_no_directory(self, tmp_path):
@@ -223,28 +214,6 @@ class TestBadData:
 
 
 class TestSubsets:
-    @pytest.mark.slow
-    def test_withheld_of_cifar10(self, cifar10):
-        trained, withheld = withheld_indices(cifar10.targets)
-        positions = [5000 * target + position for target in range(10) for position in range(4500, 5000)]
-        assert withheld.tolist() == positions
-        assert sorted(trained.tolist() + withheld.tolist()) == list(range(50_000))
-        seen = set(cifar10.select(trained).digests())
-        assert len(seen) == 45_000
-        assert seen.isdisjoint(cifar10.select(withheld).digests())
-
-    @pytest.mark.slow
-    def test_calibration_of_cifar10(self, cifar10):
-        calibration, validation = choose_images(cifar10, augmented=False)
-        trained, withheld = withheld_indices(cifar10.targets)
-        assert len(set(calibration.digests())) == 5120
-        assert set(calibration.digests()) <= set(cifar10.select(trained).digests())
-        assert validation.digests() == cifar10.select(withheld).digests()
-        crops, not_cropped = choose_images(cifar10)
-        assert not_cropped.digests() == validation.digests() and crops.targets.equal(calibration.targets)
-        assert crops.digests() == choose_images(cifar10)[0].digests()
-        are_crops_of(crops.images[:2000], calibration.images[:2000], padding=4, hflip=True)
-
     def test_loader_never_yields_withheld(self, images):
         trained, withheld = withheld_indices(images.targets)
         loader = InMemoryLoader(images.select(trained), 11, (0, 0, 0), (1 / 255,) * 3, padding=0, hflip=0)

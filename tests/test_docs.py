@@ -7,8 +7,10 @@ does with README.md.
 """
 
 import importlib
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from markdown_it.token import Token
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 RUN_ELSEWHERE = {'README.md', 'your_own_space.md'}  # by CI, and by test_example_space.py
+TRAINING = 'condnet-train -c nb201_glyphs --epochs 2 --split-epoch 1 --output output/letters --resume output/letters\n'
 MARKDOWN = MarkdownIt('commonmark').enable('table')
 NOT_RUN = re.compile(r'<!-- not run: \S.*-->\s*')
 A_PATH = re.compile(r'(?:\.ci|checkpoints|condnet|docs|examples|results|tests|tools)/[\w./-]*\w|\w+\.py')
@@ -154,13 +157,31 @@ def test_the_picture_is_what_its_script_draws():
     assert (ROOT / 'docs' / 'split.svg').read_text() == draw()
 
 
+@pytest.fixture(scope='module')
+def in_forks():
+    """What commands import is imported here, and in no fork again."""
+    for name in ('condnet.cli.search', 'condnet.searching.run', 'matplotlib.pyplot', 'optuna'):
+        importlib.import_module(name)
+
+
+@pytest.fixture(scope='module')
+def letters(in_forks, tmp_path_factory):
+    """The folder of the training that several pages begin with. Where it is done, the command ends at once."""
+    folder = tmp_path_factory.mktemp('letters')
+    log = folder / 'log'
+    assert in_child(lambda: os.chdir(folder) or run_forked(TRAINING), log, log) == 0, log.read_text()
+    return folder / 'output'
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('page', [
     page for page in PAGES if page.name not in RUN_ELSEWHERE and any(block.is_run for block in blocks_of(page))
 ], ids=lambda page: page.name)  # fmt: skip
-def test_what_a_page_tells_to_type_works(page, tmp_path, monkeypatch):
+def test_what_a_page_tells_to_type_works(page, in_forks, request, tmp_path, monkeypatch):
     folder, log = tmp_path / 'empty', tmp_path / 'log'
     folder.mkdir()
+    if any(block.is_run and block.code.startswith(TRAINING) for block in blocks_of(page)):
+        shutil.copytree(request.getfixturevalue('letters'), folder / 'output')
     monkeypatch.chdir(folder)
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
     assert in_child(lambda: run_page(page, run_forked), log, log) == 0, log.read_text()

@@ -1,17 +1,18 @@
 """A search space outside of the package: the tutorial is the example, and does what it says, by `--import` and by entry
 point; unequal choices, huge spaces, and spaces of which no costs are known."""
 
+import importlib
 import math
 import os
 import re
-import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from conftest import make_training, train_step
+from conftest import in_child, make_training, train_step
 from optuna.storages import InMemoryStorage
 
 import condnet
@@ -45,16 +46,6 @@ BLOCK = re.compile(r'(?:^`(?P<file>[\w./]+)`\n\n)?^```(?P<kind>\w+)\n(?P<code>.*
 BLOCKS = [match.groupdict() for match in BLOCK.finditer(TUTORIAL.read_text())]
 COMMANDS = [line.split() for block in BLOCKS if block['kind'] == 'bash' for line in block['code'].splitlines()]
 
-RUN = """
-import importlib, sys
-import torch
-torch.set_num_threads(1)
-for line in sys.stdin.read().splitlines():
-    name, *arguments = line.split()
-    if status := importlib.import_module(name.replace('condnet-', 'condnet.cli.')).main(arguments):
-        sys.exit(status)
-"""
-
 
 @pytest.fixture(scope='module')
 def my_space():
@@ -66,15 +57,25 @@ def my_space():
 
 
 def run_commands(folder, commands, *paths):
-    """Run commands in a process of their own, in a folder."""
-    return subprocess.run(
-        [sys.executable, '-c', RUN],
-        input='\n'.join(' '.join(command) for command in commands),
-        cwd=folder,
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, (REPO, *paths))), 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-    )
+    """Run commands in a folder, in a fork of this process; exit status, standard output and error.
+
+    The fork has imported what a new interpreter would, but not the example; and it looks for entry points again.
+    """
+    assert 'my_space' not in sys.modules  # else it would not be looked for
+    stdout, stderr = folder / 'stdout', folder / 'stderr'
+
+    def run():
+        os.chdir(folder)
+        sys.path[:0] = map(str, paths)
+        with warnings.catch_warnings(record=True) as warned:
+            importlib.reload(condnet)
+        print(*(warning.message for warning in warned), sep='\n', file=sys.stderr)
+        for name, *arguments in commands:
+            if status := importlib.import_module(name.replace('condnet-', 'condnet.cli.')).main(arguments):
+                return status
+        return 0
+
+    return in_child(run, stdout, stderr), stdout.read_text(), stderr.read_text()
 
 
 def test_the_tutorial_is_the_example():
@@ -91,10 +92,10 @@ def test_a_new_user_follows_the_tutorial(tmp_path):
             file.parent.mkdir(exist_ok=True)
             file.write_text(block['code'])
     with_import = [command for command in COMMANDS if '--import' in command]
-    done = run_commands(tmp_path, with_import)
-    assert done.returncode == 0, done.stderr
+    status, stdout, stderr = run_commands(tmp_path, with_import)
+    assert status == 0, stderr
     assert len(read_predictions(tmp_path / 'output/my_space/ranking.csv')) == 72
-    assert 'predicted: accuracy' in done.stdout and ' FLOPs' in done.stdout
+    assert 'predicted: accuracy' in stdout and ' FLOPs' in stdout
     rows = (tmp_path / 'output/my_space/counts.csv').read_text().splitlines()
     assert len(rows) == 1 + 2 + 3 * 2 + 3 * 3 + 4 * 3
     assert 'import' not in (tmp_path / 'output/my_space/args.yaml').read_text()
@@ -104,10 +105,10 @@ def test_a_new_user_follows_the_tutorial(tmp_path):
     (info / 'METADATA').write_text('Metadata-Version: 2.1\nName: my-space\nVersion: 0.1.0\n')
     (info / 'entry_points.txt').write_text('[condnet.spaces]\nmy_space = my_space\nbroken = no_such_module\n')
     (last,) = [command for command in COMMANDS if '--import' not in command and command[0] != 'pip']
-    done = run_commands(tmp_path, [last], info.parent)
-    assert done.returncode == 0, done.stderr
+    status, _, stderr = run_commands(tmp_path, [last], info.parent, tmp_path)
+    assert status == 0, stderr
     assert len(read_predictions(tmp_path / 'output/my_space/ten.csv')) == 10
-    assert 'broken = no_such_module of condnet.spaces cannot be loaded: ModuleNotFoundError' in done.stderr
+    assert 'broken = no_such_module of condnet.spaces cannot be loaded: ModuleNotFoundError' in stderr
 
 
 @pytest.mark.filterwarnings('ignore:the BatchNorm statistics')

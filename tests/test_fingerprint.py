@@ -263,31 +263,3 @@ def test_swapped_files_are_refused(checkpoint, jpeg_data, tmp_path, capsys):
     assert main(['--checkpoint', str(checkpoint), *flags(other, tmp_path / 'out', '--archs', '3')]) == 2
     assert 'of 30 withheld ones 1 differ, first frog 29' in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
-
-
-# CIFAR-10
-
-
-@pytest.mark.slow
-def test_packaged_fingerprint_is_of_cifar10(cifar10):
-    (sha256,) = module.PACKAGED
-    assert match_images(cifar10, {'data_sha256': sha256}, None, 'CHECKPOINT', 'DATA')[1]['how']
-    images = Images(cifar10.images // 2 * 2, cifar10.targets, cifar10.classes)
-    how = match_images(images, {'data_sha256': sha256}, None, 'CHECKPOINT', 'DATA')[1]
-    assert how['how'] == 'same images, re-encoded' and how['largest_distance'] < 2 and how['tolerance'] == 3
-    with pytest.raises(ValueError, match='of 5000 withheld ones 1 differ, first cat 4999'):
-        match_images(swapped(images, 19999, 15000), {'data_sha256': sha256}, None, 'CHECKPOINT', 'DATA')
-
-
-@pytest.mark.slow
-def test_no_encoding_is_as_far_away_as_another_image(cifar10):
-    withheld = cifar10.select(withheld_indices(cifar10.targets)[1])
-    rows, others = module.pooled_rows(withheld), module.pooled_rows(cifar10)
-    for encoding in ('jpeg60', 'noise'):
-        distances = module.rms(module.pooled_rows(reencode(withheld, encoding)) - rows)
-        assert len(distances) == 5000 and 0 < distances.max() < 2.5 < module.TOLERANCE
-    closer = 0
-    for target in range(10):
-        pairs = torch.cdist(rows[withheld.targets == target], others[cifar10.targets == target]) / rows.shape[1] ** 0.5
-        closer += int((pairs < module.TOLERANCE).sum()) - 500  # each withheld one is among the others as well
-    assert closer <= 5

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from condnet.checkpoints.loading import load_model, sha256
-from condnet.data import load_images, match_images
+from condnet.data import load_images
 from condnet.hub.card import ranking_table
 from condnet.models.pretrained import find_tag, read_config
 from condnet.ranking.evaluate import accuracy_and_loss, evaluation_data
@@ -73,8 +73,8 @@ def test_images(data_dir):
 @pytest.mark.parametrize(('name', 'num', 'tolerance'), [
     # The same machine and versions give the same number; with others, a few of the 10,000 images may tip over.
     ('nb201_cond_supernet.cond1_cifar10', 10_000, 0.1),
-    # Of so few images it has a standard deviation of 1; images normalised to -1..1 cost 13.
-    ('macro_cond_supernet.cond_cifar10', 2000, 3),
+    # Of so few images it has a standard deviation of 1.3; images normalised to -1..1 cost 13.
+    ('macro_cond_supernet.cond_cifar10', 1000, 4),
 ])  # fmt: skip
 def test_model_classifies_as_its_card_says(name, num, tolerance, test_images):
     """One of each space, the slower one on a part of the images."""
@@ -85,11 +85,3 @@ def test_model_classifies_as_its_card_says(name, num, tolerance, test_images):
     figure = ModelCard.load(folder / 'README.md').data.eval_results[0]
     assert figure.metric_type == 'accuracy'
     assert accuracy_and_loss(model, data)[0] == pytest.approx(figure.metric_value, abs=tolerance)
-
-
-@pytest.mark.slow
-def test_checkpoints_were_trained_on_the_images_that_withheld_ones_are_tested_on(cifar10):
-    """`test_data.py` shows by content that no withheld image is among the training images of this very set."""
-    trainings = [read_config(folder)['training'] for folder in CHECKPOINTS]
-    assert trainings and len({training['data_sha256'] for training in trainings}) == 1
-    assert match_images(cifar10, trainings[0], None, CHECKPOINTS[0].name, '')[1] is not None
