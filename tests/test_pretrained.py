@@ -29,7 +29,7 @@ from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, evaluate
 
 NAME = 'nb201_cond_supernet.cond_glyphs'
 UNSPLIT = 'nb201_cond_supernet.spos_glyphs'
-IMAGES = torch.randn(300, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(100, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def make_folder(parent: Path, name: str, **kwargs) -> torch.nn.Module:
@@ -51,6 +51,19 @@ def folders(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope='module')
+def made(tmp_path_factory) -> tuple[Path, torch.nn.Module]:
+    """The folder of `NAME`, made once, and what it should load as."""
+    parent = tmp_path_factory.mktemp('made')
+    return parent / NAME, make_folder(parent, NAME)
+
+
+@pytest.fixture
+def folder(folders, made) -> Path:
+    """A copy of that folder, where it is looked for."""
+    return shutil.copytree(made[0], folders / NAME)
+
+
 def test_tag_decides_the_arguments():
     model = timm.create_model(NAME)
     assert (model.is_split, model.cells_per_stage, model.num_classes, model.in_chans) == (True, 1, 26, 1)
@@ -62,32 +75,30 @@ def test_tag_decides_the_arguments():
             timm.create_model(NAME, split=split)
 
 
-def test_split_weights_do_not_become_unsplit(folders):
-    make_folder(folders, NAME)
+def test_split_weights_do_not_become_unsplit(folder):
     with pytest.raises(ValueError, match='is split; split=False needs'):
-        timm.create_model(f'local-dir:{folders / NAME}', pretrained=True, split=False)
+        timm.create_model(f'local-dir:{folder}', pretrained=True, split=False)
 
 
-def test_pretrained_classifies_at_once(folders):
-    expected = make_folder(folders, NAME)
+def test_pretrained_classifies_at_once(folder, made):
+    expected = made[1](IMAGES)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        for model in (timm.create_model(NAME, pretrained=True), load_model(NAME), load_model(folders / NAME)):
+        for model in (timm.create_model(NAME, pretrained=True), load_model(NAME), load_model(folder)):
             assert model.active_subnet == model.space.parse(6111)
-            assert torch.equal(model.eval()(IMAGES), expected(IMAGES))
+            assert torch.equal(model.eval()(IMAGES), expected)
     assert NAME in condnet.list_pretrained()
-    again = folders / 'again'
-    save_model(timm.create_model(NAME, pretrained=True), again)
-    assert torch.equal(load_model(again).eval()(IMAGES), expected(IMAGES))
+    again = folder.parent / 'again'
+    save_model(model, again)
+    assert torch.equal(load_model(again).eval()(IMAGES), expected)
 
 
-def test_weights_are_hashed_once(folders, monkeypatch):
-    make_folder(folders, NAME)
+def test_weights_are_hashed_once(folder, monkeypatch):
     hashed, stream_sha256 = [], pretrained.stream_sha256
     monkeypatch.setattr(
         pretrained, 'stream_sha256', lambda stream: hashed.append(Path(stream.name)) or stream_sha256(stream)
     )
-    weights = folders / NAME / pretrained.WEIGHTS_NAME
+    weights = folder / pretrained.WEIGHTS_NAME
     weights.touch()  # as if it had never been read before
     load_model(NAME)
     load_model(NAME)
@@ -98,8 +109,7 @@ def test_weights_are_hashed_once(folders, monkeypatch):
     assert hashed == [weights] * 2
 
 
-def test_weights_fit_other_classes_and_channels(folders):
-    make_folder(folders, NAME)
+def test_weights_fit_other_classes_and_channels(folder):
     model = timm.create_model(NAME, pretrained=True, num_classes=5, in_chans=3)
     assert model(torch.randn(2, 3, 16, 16)).shape == (2, 5)
 
@@ -111,8 +121,7 @@ def test_unsplit_weights_expand(folders):
     assert torch.equal(model(IMAGES), expected(IMAGES))
 
 
-def test_statistics_of_another_subnet_are_warned_of_once(folders):
-    make_folder(folders, NAME)
+def test_statistics_of_another_subnet_are_warned_of_once(folder):
     model = timm.create_model(NAME, pretrained=True).eval()
     data = EvaluationData(IMAGES, IMAGES[:8], torch.zeros(8, dtype=torch.int64))
     with warnings.catch_warnings():
@@ -140,9 +149,8 @@ def is_warned_of(use, *args) -> bool:
     return bool(warned)
 
 
-def test_what_training_makes_of_the_statistics(folders):
+def test_what_training_makes_of_the_statistics(folder):
     """They go on to fit a sub-network that is trained alone; several sub-networks mix them."""
-    make_folder(folders, NAME)
     model = timm.create_model(NAME, pretrained=True)
     model(IMAGES[:8])  # in training mode
     assert not is_warned_of(lambda: model.eval()(IMAGES[:8]))
@@ -158,9 +166,8 @@ def test_what_training_makes_of_the_statistics(folders):
     assert is_warned_of(lambda: model(IMAGES[:8]))
 
 
-def test_other_statistics_are_forgotten_as_fast_as_momentum_says(folders):
+def test_other_statistics_are_forgotten_as_fast_as_momentum_says(folder):
     """When they make up half a percent."""
-    make_folder(folders, NAME)
     for momentum, passes in ((1, 1), (0.5, 8), (0.01, None)):
         model = timm.create_model(NAME, pretrained=True, active_subnet=5, bn_momentum=momentum)
         for _ in range((passes or 60) - 1):
@@ -170,8 +177,7 @@ def test_other_statistics_are_forgotten_as_fast_as_momentum_says(folders):
         assert is_warned_of(lambda model: model.eval()(IMAGES[:2]), model) == (passes is None)
 
 
-def test_statistics_that_do_not_move_stay_as_they_are(folders):
-    make_folder(folders, NAME)
+def test_statistics_that_do_not_move_stay_as_they_are(folder):
     model = timm.create_model(NAME, pretrained=True, bn_momentum=0)
     best = model.active_subnet
     for arch in (5, 6111):
@@ -230,7 +236,7 @@ def test_statistics_of_a_training_are_warned_of(tmp_path):
         lambda model: model.get_active_subnet(),
         lambda model: accuracy_and_loss(model, data),
     ]
-    for model, use in itertools.product(models, uses):
+    for model, use in [*((models[0], use) for use in uses), *((model, uses[0]) for model in models[1:])]:
         copied = copy.deepcopy(model)
         copied.set_active_subnet(5)
         assert not is_warned_of(lambda model: evaluate_subnet(model, 5, data), copied)
@@ -242,8 +248,7 @@ def test_statistics_of_a_training_are_warned_of(tmp_path):
         assert not is_warned_of(use, calibrated)
 
 
-def test_the_over_complete_state_is_calibrated_as_well(folders):
-    make_folder(folders, NAME)
+def test_the_over_complete_state_is_calibrated_as_well(folder):
     model = timm.create_model(NAME, pretrained=True).eval()
     model.set_active_subnet(None)
     condnet.calibrate(model, IMAGES)
@@ -264,9 +269,8 @@ def test_every_model_warns():
 
 
 @pytest.mark.parametrize('name', [NAME, 'local-dir:{}'])
-def test_statistics_of_a_subnet_that_is_asked_for_are_warned_of(folders, name):
-    make_folder(folders, NAME)
-    name = name.format(folders / NAME)
+def test_statistics_of_a_subnet_that_is_asked_for_are_warned_of(folder, name):
+    name = name.format(folder)
     model = timm.create_model(name, pretrained=True, active_subnet=5).eval()
     assert model.active_subnet == model.space.parse(5)
     with pytest.warns(UserWarning, match='not of the active sub-network'):
@@ -284,20 +288,18 @@ def test_statistics_of_a_folder_that_was_never_calibrated_are_warned_of(folders,
         model(IMAGES)
 
 
-def test_statistics_that_training_has_changed_are_of_no_subnet(folders):
-    expected = make_folder(folders, NAME).active_subnet
-    model = load_model(folders / NAME)
+def test_statistics_that_training_has_changed_are_of_no_subnet(folder, folders, made):
+    model = load_model(folder)
     save_model(model, folders / 'same')
-    assert load_model(folders / 'same').active_subnet == expected
+    assert load_model(folders / 'same').active_subnet == made[1].active_subnet is not None
     model.set_active_subnet(5)
     model.train()(IMAGES)
     save_model(model, folders / 'trained')
     assert load_model(folders / 'trained').active_subnet is None
 
 
-def test_tags_that_do_not_exist_are_refused_in_one_line(folders):
-    make_folder(folders, NAME).eval()
-    (folders / NAME).rename(folders / 'nb201_cond_supernet.mine')
+def test_tags_that_do_not_exist_are_refused_in_one_line(folder):
+    folder.rename(folder.with_name('nb201_cond_supernet.mine'))
     with pytest.raises(ValueError, match="has no tag 'mine', expected one of cond1_.*loaded as local-dir:FOLDER"):
         timm.create_model('nb201_cond_supernet.mine', pretrained=True)
 
@@ -358,16 +360,15 @@ def _no_weights(folder: Path) -> None:
         (_no_weights, 'lacks model.safetensors'),
     ],
 )
-def test_wrong_files_are_refused_in_one_line(folders, damage, message):
-    make_folder(folders, NAME)
-    damage(folders / NAME)
+def test_wrong_files_are_refused_in_one_line(folder, damage, message):
+    damage(folder)
     with pytest.raises(ValueError, match=message) as error:
         timm.create_model(NAME, pretrained=True)
     assert '\n' not in str(error.value)
     if damage in (_flip, _truncate, _other_weights):
         for load in (load_model, lambda path: timm.create_model(f'local-dir:{path}', pretrained=True)):
             with pytest.raises(ValueError, match=message):
-                load(folders / NAME)
+                load(folder)
 
 
 def test_weights_that_do_not_exist_yet(folders, monkeypatch):
@@ -389,7 +390,7 @@ def test_weights_that_do_not_exist_yet(folders, monkeypatch):
 
 @pytest.mark.parametrize('command', [validate, search], ids=['validate', 'search'])
 def test_a_name_without_its_images_says_how_to_get_them(folders, monkeypatch, capsys, command):
-    name = 'nb201_cond_supernet.cond_cifar10'
+    name = 'nb201_cond_supernet.spos1_cifar10'
     make_folder(folders, name)
     monkeypatch.chdir(folders)
     arguments = ['--checkpoint', name] if command is validate else [name]
@@ -398,73 +399,76 @@ def test_a_name_without_its_images_says_how_to_get_them(folders, monkeypatch, ca
     assert '--data-dir is missing' in error and '--download fetches CIFAR-10' in error and error.count('\n') == 1
 
 
-# Over the Hub. What it is and whether one is online is read when its client is imported, so these are other processes.
+# Over the Hub. Where it is is read when its client is imported, so this is another process; it forks for each command.
 
-PULL = """
-import dataclasses, hashlib, sys, time, torch, timm, condnet
+HUB = """
+import dataclasses, hashlib, os, sys, time, torch, timm, condnet, huggingface_hub
+from condnet.cli import hub
 from condnet.models import pretrained
 pretrained.PACKAGE = pretrained.Path('/nowhere/condnet')
 torch.set_num_threads(1)
-images = torch.randn(300, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-for argument in sys.argv[1:]:
-    name, sha = argument.split()
-    model, _, tag = name.partition('.')
-    if tags := pretrained.TAGS.get(model):
-        tags[tag] = dataclasses.replace(tags[tag], sha256=sha)
-    started = time.perf_counter()
-    try:
-        model = timm.create_model(name, pretrained=True).eval()
-        print(hashlib.sha256(model(images).detach().numpy().tobytes()).hexdigest())
-    except ValueError as error:
-        print(f'{time.perf_counter() - started:.2f} {error}')
+images = torch.randn(100, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+
+def pull(names, is_offline):
+    huggingface_hub.constants.HF_HUB_OFFLINE = is_offline
+    for name, sha in map(str.split, names):
+        model, _, tag = name.partition('.')
+        if tags := pretrained.TAGS.get(model):
+            tags[tag] = dataclasses.replace(tags[tag], sha256=sha)
+        started = time.perf_counter()
+        try:
+            model = timm.create_model(name, pretrained=True).eval()
+            print(hashlib.sha256(model(images).detach().numpy().tobytes()).hexdigest())
+        except ValueError as error:
+            print(f'{time.perf_counter() - started:.2f} {error}')
+
+folder, repo, *names = sys.argv[1:]
+for function, *arguments in ((hub.main, ['publish', folder, repo]), (pull, names, False), (pull, names, True)):
+    if not os.fork():
+        sys.exit(function(*arguments))
+    assert os.wait()[1] == 0
 """
 
 
-def run_with_hub(server: HubServer, cache: Path, *args: str, **environment: str) -> list[str]:
+def run_with_hub(server: HubServer, cache: Path, *args: str) -> list[str]:
     """The lines that a process prints for which the server is the Hub."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(('HF_', 'CONDNET_CHECKPOINTS'))}
     env |= {'HF_ENDPOINT': server.url, 'HF_HOME': str(cache), 'HF_TOKEN': 'hf_test', 'HF_HUB_DISABLE_XET': '1'}
-    env |= environment
-    process = subprocess.run([sys.executable, *args], env=env, capture_output=True, text=True, timeout=240)
+    process = subprocess.run([sys.executable, '-c', HUB, *args], env=env, capture_output=True, text=True, timeout=240)
     assert process.returncode == 0, process.stderr
     return process.stdout.splitlines()
 
 
 @pytest.mark.slow
-def test_push_and_pull_give_the_same_predictions(folders, tmp_path):
-    predictions = make_folder(folders, NAME)(IMAGES).detach().numpy().tobytes()
-    expected = hashlib.sha256(predictions).hexdigest()
-    sha, repo = pretrained.file_sha256(folders / NAME / 'model.safetensors'), f'condnet/{NAME}'
-    (folders / NAME / 'notes.txt').write_text('not to be published')
+def test_push_and_pull_give_the_same_predictions(folder, made, tmp_path):
+    expected = hashlib.sha256(made[1](IMAGES).detach().numpy().tobytes()).hexdigest()
+    sha, repo = pretrained.file_sha256(folder / 'model.safetensors'), f'condnet/{NAME}'
+    (folder / 'notes.txt').write_text('not to be published')
+    wanted = (f'{NAME} {sha}', f'hf-hub:{repo} -', f'{NAME} {"f" * 64}', f'{UNSPLIT} {sha}')
     with HubServer() as server:
-        printed = run_with_hub(server, tmp_path / 'push', '-m', 'condnet.cli.hub', 'publish', str(folders / NAME), repo)
-        assert printed[-1].endswith(f'/commit/{server.revision(repo)}')
+        printed = run_with_hub(server, tmp_path / 'cache', str(folder), repo, *wanted)
+        assert printed[-9].endswith(f'/commit/{server.revision(repo)}')
         assert sorted(server.repos[repo]) == ['README.md', 'config.json', 'model.safetensors']
-        wanted = (f'{NAME} {sha}', f'hf-hub:{repo} -', f'{NAME} {"f" * 64}', f'{UNSPLIT} {sha}')
         assert f'PUT /objects/{sha}' in server.requests  # and not within the commit
-        online = run_with_hub(server, tmp_path / 'pull', '-c', PULL, *wanted)
-        offline = run_with_hub(server, tmp_path / 'pull', '-c', PULL, *wanted, HF_HUB_OFFLINE='1')
-    for first, second, other, missing in (online, offline):
+    for first, second, other, missing in (printed[-8:-4], printed[-4:]):  # online, and then offline
         assert first == second == expected
-        assert 'is not the file that this version of condnet knows' in other and str(tmp_path / 'pull') in other
+        assert 'is not the file that this version of condnet knows' in other and str(tmp_path / 'cache') in other
         assert f'cannot get {UNSPLIT} from the Hub' in missing
         assert missing.endswith(' in; or train your own with condnet-train -c nb201_glyphs --split-epoch 0')
         assert float(missing.split()[0]) < 2
 
 
-def test_what_is_not_complete_is_not_published(folders):
-    model = make_folder(folders, NAME)
-    save_model(model, folders / NAME)  # a card that was there before would describe other weights
+def test_what_is_not_complete_is_not_published(folder, made):
+    save_model(made[1], folder)  # a card that was there before would describe other weights
     with pytest.raises(ValueError, match='has no card README.md'):
-        publish(folders / NAME, 'condnet/test')
-    _flip(folders / NAME)
+        publish(folder, 'condnet/test')
+    _flip(folder)
     with pytest.raises(ValueError, match='is damaged'):
-        publish(folders / NAME, 'condnet/test')
+        publish(folder, 'condnet/test')
 
 
-def test_config_says_what_it_is(folders):
-    make_folder(folders, NAME)
-    config = json.loads((folders / NAME / 'config.json').read_text())
+def test_config_says_what_it_is(folder):
+    config = json.loads((folder / 'config.json').read_text())
     assert config['pretrained_cfg']['tag'] == 'cond_glyphs'
     assert config['model_args']['active_subnet'] == condnet.get_space('nb201').format((3, 3, 3, 1, 3, 2))
     assert config['training'] == {'data_name': 'glyphs'}

@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
@@ -54,10 +53,12 @@ def save_model(
 
 
 def _as_stored(model: nn.Module, half: bool, tag: str) -> nn.Module:
-    """A copy of a model as its folder holds it, and as timm writes it into `config.json`."""
-    stored = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
-    for parameter in stored.parameters() if half else ():
-        parameter.data = parameter.data.half()
+    """A model as its folder holds it, and as timm writes it into `config.json`; in full precision it shares weights."""
+    stored = copy.copy(model)
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)} if half else set()
+    tensors = {key: (value.half() if key in parameters else value).contiguous()
+               for key, value in model.state_dict().items()}  # fmt: skip
+    stored.state_dict = lambda: tensors  # type: ignore[method-assign, assignment]
     stored.pretrained_cfg = {**stored.pretrained_cfg, 'tag': tag}  # type: ignore[assignment, dict-item]
     if isinstance(stored, Supernet):
         calibrated = stored.calibrated_subnet
