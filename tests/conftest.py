@@ -91,6 +91,10 @@ def tiny_data(tiny_folder) -> Iterator[Path]:
         yield tiny_folder
 
 
+# More arguments for it: the part of the space that is split into the fewest weight sets, which are most of the work.
+ONLY_CONV = ('--model-kwargs', 'space=only_conv', 'cells_per_stage=1', 'channels=(8,8,8)')
+
+
 def train_args(data: Path, output: Path, *more: str) -> list[str]:
     """A training of four epochs with four steps each, of which the last two are split."""
     return [

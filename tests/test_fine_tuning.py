@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import train_args
+from conftest import ONLY_CONV, train_args
 
 from condnet.checkpoints.folder import save_model
 from condnet.checkpoints.loading import load_model, training_of
@@ -17,12 +17,12 @@ LETTERS = 'nb201_cond_supernet.cond_glyphs'  # split, of one channel and 26 clas
 def split_run(tiny_data, tmp_path_factory):
     """A training that ends with a split super-network."""
     output = tmp_path_factory.mktemp('split') / 'out'
-    assert main(train_args(tiny_data, output)) == 0
+    assert main(train_args(tiny_data, output, *ONLY_CONV)) == 0
     return output
 
 
 def fine_tune(data, output, checkpoint, *more):
-    more = ('--initial-checkpoint', str(checkpoint), '--split-epoch', '0', '--epochs', '2', *more)
+    more = ('--initial-checkpoint', str(checkpoint), '--split-epoch', '0', '--epochs', '2', *ONLY_CONV, *more)
     return train_args(data, output, *more)
 
 
@@ -103,25 +103,16 @@ def test_published_weights_for_other_classes_and_channels(tiny_data, tmp_path, m
 def test_the_winner_of_a_search(split_run, tiny_data, tmp_path, monkeypatch):
     """A stand-alone network, from what it has inherited."""
     supernet = load_model(split_run / LAST)
-    supernet.set_active_subnet((3, 2, 3, 1, 3, 2))
+    supernet.set_active_subnet((3, 2, 3, 2, 3, 2))
     supernet.set_calibrated_subnet(supernet.active_subnet)
     winner = supernet.get_active_subnet()
     save_model(winner, tmp_path / 'winner', half=False)
-    arguments = fine_tune(tiny_data, tmp_path / 'out', tmp_path / 'winner', '--model', 'nb201_net')
-    place = arguments.index('space=full')
-    arguments[place : place + 1] = ['arch=(3,2,3,1,3,2)', 'affine=False', 'linear_skip=True']
+    kwargs = ('arch=(3,2,3,2,3,2)', 'affine=False', 'linear_skip=True', 'cells_per_stage=1', 'channels=(8,8,8)')
+    more = ('--model', 'nb201_net', '--model-kwargs', *kwargs)
+    arguments = fine_tune(tiny_data, tmp_path / 'out', tmp_path / 'winner', *more)
     model = weights_before(arguments, monkeypatch)
     assert differences(dict(model.state_dict()), dict(winner.state_dict())) == []
-    more = (
-        '--epochs',
-        '1',
-        '--batch-size',
-        '64',
-        '--eval-interval',
-        '0',
-        '--model',
-        f'local-dir:{tmp_path / "winner"}',
-    )
+    more = ('--epochs', '1', '--batch-size', '64', '--eval-interval', '0', '--model', f'local-dir:{tmp_path}/winner')
     by_name = ['--data-dir', str(tiny_data), '--output', str(tmp_path / 'other'), '--pretrained', *more]
     assert differences(dict(weights_before(by_name, monkeypatch).state_dict()), dict(winner.state_dict())) == []
     assert main(by_name) == 0
@@ -144,6 +135,6 @@ def test_refused(tiny_data, tmp_path, capsys, more, message):
 
 
 def test_a_split_one_is_not_split_again(split_run, tiny_data, tmp_path, capsys):
-    arguments = train_args(tiny_data, tmp_path / 'out', '--initial-checkpoint', str(split_run / LAST))
+    arguments = train_args(tiny_data, tmp_path / 'out', *ONLY_CONV, '--initial-checkpoint', str(split_run / LAST))
     assert main(arguments) == 2
     assert 'is split from the start: use --split-epoch 0' in capsys.readouterr().err

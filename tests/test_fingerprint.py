@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import train_args, write_table
+from conftest import ONLY_CONV, train_args, write_table
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
@@ -165,11 +165,15 @@ def test_no_fingerprint(images):
 # The commands
 
 
+def train(data, output, *more):
+    return train_args(data, output, *ONLY_CONV, '--epochs', '2', '--split-epoch', '1', *more)
+
+
 @pytest.fixture(scope='module')
 def checkpoint(tiny_data, tmp_path_factory):
     """A training of two epochs on the small data set."""
     output = tmp_path_factory.mktemp('trained')
-    assert train_main(train_args(tiny_data, output, '--epochs', '2', '--split-epoch', '1')) == 0
+    assert train_main(train(tiny_data, output)) == 0
     assert 'fingerprint' not in (output / 'args.yaml').read_text()
     return output / 'last.pth.tar'
 
@@ -190,7 +194,7 @@ def flags(data, output, *more):
 
 
 def rank(checkpoint, data, output) -> dict:
-    assert main(['--checkpoint', str(checkpoint), *flags(data, output, '--archs', '6111')]) == 0
+    assert main(['--checkpoint', str(checkpoint), *flags(data, output, '--archs', '1462')]) == 0
     return json.loads((output / 'r.json').read_text())
 
 
@@ -203,7 +207,7 @@ def test_ranking_on_a_copy(checkpoint, tiny_data, jpeg_data, tmp_path):
     assert checkpoint_main([str(checkpoint), str(tmp_path / 'folder')]) == 0
     assert rank(tmp_path / 'folder', jpeg_data, tmp_path / 'c')['data_match'] == summary['data_match']
     hub = tmp_path / 'nb201_cond_supernet.tiny'
-    table = write_table(tmp_path / 'table.csv', [6111])
+    table = write_table(tmp_path / 'table.csv', [1462])
     results = ['--results', str(tmp_path / 'b' / 'r.csv'), '--benchmark', str(table)]
     assert hub_main(['prepare', str(checkpoint), str(hub), *flags(jpeg_data, tmp_path)[:-2], *results]) == 0
     assert load_checkpoint(hub).fingerprint == load_checkpoint(checkpoint).fingerprint is not None
@@ -220,8 +224,7 @@ def test_search_on_a_copy(checkpoint, tiny_data, jpeg_data, tmp_path, capsys):
 
 
 def test_a_training_goes_on_with_the_same_pixels_only(checkpoint, jpeg_data, tmp_path, capsys):
-    resume = ['--epochs', '2', '--split-epoch', '1', '--resume', str(checkpoint)]
-    assert train_main(train_args(jpeg_data, tmp_path / 'out', *resume)) == 2
+    assert train_main(train(jpeg_data, tmp_path / 'out', '--resume', str(checkpoint))) == 2
     assert 'keeps its images, and in the same encoding' in capsys.readouterr().err
 
 
@@ -230,10 +233,9 @@ def test_checkpoint_of_before_fingerprints(checkpoint, tiny_data, jpeg_data, tmp
     del state['args'].data_fingerprint, state['sha256']
     torch.save(state, tmp_path / 'old.pth.tar')
     assert rank(tmp_path / 'old.pth.tar', tiny_data, tmp_path / 'a')['data_match'] == {'how': 'identical pixels'}
-    assert main(['--checkpoint', str(tmp_path / 'old.pth.tar'), *flags(jpeg_data, tmp_path, '--archs', '3')]) == 2
+    assert main(['--checkpoint', str(tmp_path / 'old.pth.tar'), *flags(jpeg_data, tmp_path, '--archs', '1462')]) == 2
     assert 'it records nothing else to tell a copy by' in capsys.readouterr().err
-    resume = ['--epochs', '2', '--split-epoch', '1', '--resume', str(tmp_path / 'old.pth.tar')]
-    assert train_main(train_args(tiny_data, tmp_path / 'out', *resume)) == 0
+    assert train_main(train(tiny_data, tmp_path / 'out', '--resume', str(tmp_path / 'old.pth.tar'))) == 0
 
 
 def test_original_archive(checkpoint, tiny_data, tmp_path, monkeypatch):
@@ -260,6 +262,6 @@ def test_swapped_files_are_refused(checkpoint, jpeg_data, tmp_path, capsys):
     content = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(content)
-    assert main(['--checkpoint', str(checkpoint), *flags(other, tmp_path / 'out', '--archs', '3')]) == 2
+    assert main(['--checkpoint', str(checkpoint), *flags(other, tmp_path / 'out', '--archs', '1462')]) == 2
     assert 'of 30 withheld ones 1 differ, first frog 29' in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
