@@ -5,7 +5,7 @@ import copy
 import pytest
 import timm
 import torch
-from conftest import MODELS, make_training, random_batch, train_step
+from conftest import MODELS, SMALL, make_training, random_batch, train_step
 
 from condnet.choice import split_supernet
 from condnet.training.task import archs_of_step
@@ -13,15 +13,15 @@ from condnet.training.task import archs_of_step
 
 @pytest.fixture(scope='module', params=MODELS)
 def trained_once(request):
-    task, optimizer = make_training(request.param, ema=True)
-    for step in range(50):
+    task, optimizer = make_training(request.param, ema=True, **SMALL[request.param])
+    for step in range(30):
         train_step(task, optimizer, *random_batch(4, seed=step))
     return task, optimizer
 
 
 @pytest.fixture
 def trained(trained_once):
-    """A super-network with averaged weights after 50 training steps, and its optimizer."""
+    """A super-network with averaged weights after 30 training steps, and its optimizer."""
     return copy.deepcopy(trained_once)
 
 
@@ -38,7 +38,7 @@ def outputs(model, archs, images):
 def test_split_changes_no_output_bit(trained):
     task, optimizer = trained
     images, _ = random_batch(2, seed=99)
-    archs = task.model.space.sample_distinct(50, seed=5)
+    archs = task.model.space.sample_distinct(25, seed=5)
     ema = task.trainable_module_ema.module
     before, before_ema = outputs(task.model, archs, images), outputs(ema, archs, images)
     task.split(optimizer)

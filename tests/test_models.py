@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from conftest import MODELS, random_batch
+from conftest import MODELS, SMALL, random_batch
 
 from condnet import get_space
 from condnet.checkpoints.folder import save_model
@@ -92,9 +92,9 @@ def count_flops(net: torch.nn.Module, size: int) -> int:
 @pytest.mark.parametrize('split', [False, True])
 @pytest.mark.parametrize('name', MODELS)
 def test_extracted_subnet_computes_the_same(name, split):
-    model = timm.create_model(name, split=split).eval()
+    model = timm.create_model(name, split=split, **SMALL[name]).eval()
     images, _ = random_batch(2)
-    for arch in model.space.sample_distinct(10, seed=1):
+    for arch in model.space.sample_distinct(8, seed=1):
         model.set_active_subnet(arch)
         net = model.get_active_subnet()
         assert not any(type(module).__name__ == 'ChoiceBlock' for module in net.modules())
@@ -128,7 +128,7 @@ def test_contexts_are_used():
 
 @pytest.mark.parametrize('name', MODELS)
 def test_overcomplete_state_is_the_mean_over_candidates_and_contexts(name):
-    model = timm.create_model(name).eval()
+    model = timm.create_model(name, **SMALL[name]).eval()
     images, _ = random_batch(2)
     before = model(images)
     model.split()
@@ -145,7 +145,7 @@ def test_no_active_subnet_is_an_error():
 @pytest.mark.parametrize('name', MODELS)
 @pytest.mark.parametrize('grown', [False, True])
 def test_model_folder_round_trip(name, grown, tmp_path):
-    model = timm.create_model(name)
+    model = timm.create_model(name, **SMALL[name])
     if grown:
         model.split()
     save_model(model, tmp_path)
@@ -163,7 +163,7 @@ def test_model_folder_round_trip(name, grown, tmp_path):
 @pytest.mark.parametrize('name', MODELS)
 def test_split_and_unsplit_checkpoints_load_into_either(name, tmp_path):
     torch.manual_seed(1)
-    unsplit, split = timm.create_model(name), timm.create_model(name, split=True)
+    unsplit, split = (timm.create_model(name, split=split, **SMALL[name]) for split in (False, True))
     save_model(unsplit, tmp_path / 'unsplit')
     save_model(split, tmp_path / 'split')
     expanded = timm.create_model(f'local-dir:{tmp_path}/unsplit', pretrained=True, split=True)
@@ -202,7 +202,7 @@ def test_network_of_another_architecture_is_refused(tmp_path):
 
 @pytest.mark.parametrize('name', MODELS)
 def test_extracted_subnet_is_a_timm_model(name, tmp_path):
-    model = timm.create_model(name, pretrained_cfg_overlay={'mean': (0.1, 0.2, 0.3)}).eval()
+    model = timm.create_model(name, pretrained_cfg_overlay={'mean': (0.1, 0.2, 0.3)}, **SMALL[name]).eval()
     model.set_active_subnet(model.space.sample_distinct(1, seed=8)[0])
     save_model(model.get_active_subnet(), tmp_path)
     net = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
