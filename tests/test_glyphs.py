@@ -32,6 +32,12 @@ def num_params(net):
     return sum(weight.numel() for weight in net.parameters())
 
 
+@pytest.fixture
+def rendered_again(monkeypatch):
+    """The letters are not those that this process has rendered before."""
+    monkeypatch.setattr(glyphs, '_render', glyphs._render.__wrapped__)
+
+
 @pytest.fixture(scope='module')
 def images():
     return render_glyphs()
@@ -44,7 +50,7 @@ def checkpoint(tmp_path_factory):
     return output / 'last.pth.tar'
 
 
-def test_the_same_images_every_time(images):
+def test_the_same_images_every_time(images, rendered_again):
     torch.manual_seed(1)
     state, started = torch.get_rng_state(), time.process_time()
     assert render_glyphs().sha256() == images.sha256()
@@ -89,7 +95,7 @@ def test_letters_are_whole():
     assert float(letters.max()) == 1 and not letters[:, 0, border].any() and letters.mean(dim=(1, 2, 3)).min() > 0.03
 
 
-def test_pillow_without_freetype(monkeypatch):
+def test_pillow_without_freetype(monkeypatch, rendered_again):
     monkeypatch.setattr('PIL.features.check', lambda name: False)
     with pytest.raises(ValueError, match='no FreeType'):
         render_glyphs()
@@ -117,7 +123,7 @@ def test_model_knows_its_images(checkpoint, tmp_path):
         assert tuple(model.get_active_subnet().pretrained_cfg['mean']) == glyphs.MEAN
 
 
-def test_resumed_with_another_pillow(checkpoint, tmp_path, monkeypatch):
+def test_resumed_with_another_pillow(checkpoint, tmp_path, monkeypatch, rendered_again):
     before = glyphs.draw_letters()
     monkeypatch.setattr('condnet.data.glyphs.draw_letters', lambda: 0.98 * before)
     call = [*FOUR_EPOCHS, '--stop-epoch', '2', '--resume', str(checkpoint), '--output', str(tmp_path)]

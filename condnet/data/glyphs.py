@@ -5,6 +5,8 @@ scale, shear and shift, dimmed and noisy. All of that comes from a seed. Only ho
 slightly, between its versions.
 """
 
+import functools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -39,6 +41,11 @@ def render_glyphs(train: bool = True) -> Images:
     Raises:
         CondnetError: If Pillow was built without FreeType, and so cannot draw its font at this size.
     """
+    return _render(train)
+
+
+@functools.cache  # it takes half a second, and is asked for by every ranking of a session
+def _render(train: bool) -> Images:
     targets = torch.arange(len(GLYPH_CLASSES)).repeat_interleave(IMAGES_PER_CLASS[train])
     generator = torch.Generator().manual_seed(_SEEDS[train])
     distortions = _draw_distortions(len(targets), generator)
