@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_training, random_batch, train_args
+from small import CONVS, tiny_folder  # noqa: F401  # its images are smaller ones
 from timm.loss import LabelSmoothingCrossEntropy
 
 from condnet.cli.train import main, make_parser, parse_args
@@ -25,7 +26,7 @@ def training_of(**settings):
 
 
 def rates(tmp_path, data, *more):
-    assert main(train_args(data, tmp_path / 'out', '--eval-interval', '0', *more)) == 0
+    assert main(train_args(data, tmp_path / 'out', *CONVS, '--eval-interval', '0', *more)) == 0
     with (tmp_path / 'out' / 'summary.csv').open() as file:
         return [float(row['lr']) for row in csv.DictReader(file)]
 
@@ -128,10 +129,10 @@ COMBINATIONS = [
 @pytest.mark.slow
 @pytest.mark.parametrize('more', COMBINATIONS, ids=['smoothing', 'mixing', 'adamw'])
 def test_resumed_exactly(tiny_data, tmp_path, more):
-    more = (*more, '--recovery-interval', '1', '--eval-interval', '4', '--eval-archs', '1')
+    more = (*more, *CONVS, '--recovery-interval', '2', '--eval-interval', '4', '--eval-archs', '1')
     assert main(train_args(tiny_data, tmp_path / 'whole', *more)) == 0
     killed = train_args(tiny_data, tmp_path / 'out', *more)
-    assert wait(start(killed, tmp_path / 'log', lambda: die_at('checkpoint', 10)))
+    assert wait(start(killed, tmp_path / 'log', lambda: die_at('checkpoint', 6)))  # the fifth is in mid-epoch
     assert main([*killed, '--resume', str(tmp_path / 'out')]) == 0
     assert differences(final_state(tmp_path / 'whole'), final_state(tmp_path / 'out')) == []
     other = [*killed, '--resume', str(tmp_path / 'out'), more[0], '0.5' if more[0] != '--opt' else 'adam']
