@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from conftest import train_args
+from small import CONVS, tiny_folder  # noqa: F401  # its images are smaller ones
 
 import condnet
 from condnet import CondnetError, TrainConfig
@@ -15,7 +16,7 @@ from condnet.cli.validate import main as validate
 from condnet.training.best import BEST, best_epochs
 from tools.kill_training import die_at, differences, final_state, start, wait
 
-BY_LOSS = ('--eval-metric', 'loss', '--checkpoint-hist', '2', '--eval-archs', '1')
+BY_LOSS = (*CONVS, '--eval-metric', 'loss', '--checkpoint-hist', '2', '--eval-archs', '1')
 
 
 def rows(*losses):
@@ -66,7 +67,7 @@ def test_best_epochs_are_kept(whole, tiny_data, tmp_path):
     assert found == expected_of(whole, eval_metric='loss', checkpoint_hist=2, split_epoch=2) and len(found) == 3
     numbered = whole / f'checkpoint-{found[BEST]}.pth.tar'
     assert (whole / BEST).read_bytes() == numbered.read_bytes()
-    more = ['--archs', '7', '--calib-batches', '1', '--eval-images', '10']
+    more = ['--archs', '(3, 3, 3, 3, 3, 3)', '--calib-batches', '1', '--eval-images', '10']
     arguments = ['--checkpoint', str(whole / BEST), '--data-dir', str(tiny_data), *more]
     assert validate([*arguments, '--results-file', str(tmp_path / 'ranking.csv')]) == 0
 
@@ -77,7 +78,8 @@ def test_a_best_checkpoint_goes_on_elsewhere(whole, tiny_data, tmp_path, caplog,
     best = checkpoints(whole)[BEST]
     source = whole / BEST if is_best else whole / f'checkpoint-{5 - best}.pth.tar'  # of the two after the split
     read = read_training_checkpoint(source)
-    resume = ('--eval-metric', 'loss', '--resume', str(source), '--stop-epoch', str(read['epoch'] + 1))
+    stop = str(read['epoch'] + 1)
+    resume = (*CONVS, '--eval-metric', 'loss', '--eval-archs', '1', '--resume', str(source), '--stop-epoch', stop)
     assert main(train_args(tiny_data, tmp_path / 'out', *resume)) == 0
     if best_epochs(read['progress']['summary'], TrainConfig(eval_metric='loss', split_epoch=2)) == [read['epoch']]:
         assert (tmp_path / 'out' / BEST).read_bytes() == source.read_bytes()
@@ -138,7 +140,7 @@ def test_there_must_be_a_folder(settings):
 
 def test_an_experiment_has_a_folder_of_its_own(tiny_data, tmp_path, capsys, caplog):
     caplog.set_level('INFO')
-    more = ('--experiment', 'a b', '--eval-interval', '0')
+    more = (*CONVS, '--experiment', 'a b', '--eval-interval', '0')
     arguments, folder = train_args(tiny_data, tmp_path, *more), tmp_path / 'a b'
     resumed = [*arguments, '--resume', str(folder)]
     assert main([*resumed, '--stop-epoch', '1']) == 0  # started: there is none yet

@@ -18,8 +18,8 @@ from condnet.ranking.tree import Activations, Kept, group_by_route, predict, wal
 
 @pytest.fixture
 def data():
-    images, targets = random_batch(48, seed=1, pixels=16)
-    return EvaluationData(random_batch(40, seed=2, pixels=16)[0], images, targets, batch_size=16)
+    images, targets = random_batch(48, seed=1, pixels=8)
+    return EvaluationData(random_batch(40, seed=2, pixels=8)[0], images, targets, batch_size=16)
 
 
 @pytest.fixture(params=MODELS)
@@ -27,9 +27,9 @@ def supernet(request):
     """A split super-network that was trained a little, so that its statistics are of mixed architectures."""
     task, optimizer = make_training(request.param, **SMALL[request.param])
     for step in range(4):
-        train_step(task, optimizer, *random_batch(8, seed=step))
+        train_step(task, optimizer, *random_batch(8, seed=step, pixels=8))
     task.split(optimizer)
-    train_step(task, optimizer, *random_batch(8, seed=9))
+    train_step(task, optimizer, *random_batch(8, seed=9, pixels=8))
     return task.model
 
 
@@ -150,8 +150,8 @@ def test_calibration_where_feature_maps_are_of_one_pixel():
     [
         (lambda images: images[:0], 'needs images, got none'),
         (lambda images: images.to(torch.uint8), r'images are torch.uint8, expected normalised ones'),
-        (lambda images: images[:, :1], r'images have shape \(40, 1, 16, 16\), expected \(N, 3, H, W\)'),
-        (lambda images: images[0], r'images have shape \(3, 16, 16\), expected'),
+        (lambda images: images[:, :1], r'images have shape \(40, 1, 8, 8\), expected \(N, 3, H, W\)'),
+        (lambda images: images[0], r'images have shape \(3, 8, 8\), expected'),
     ],
 )
 def test_images_that_a_model_does_not_take(data, change, message):
@@ -191,7 +191,7 @@ def test_images_go_to_the_models_data_type(data):
 
 def test_engine_gives_the_numbers_of_the_plain_loop_with_smaller_last_batches(data):
     model = _small(split=True)
-    images = torch.randn(300, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(300, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     archs = model.space.sample_distinct(6, seed=3)
     for num in (257, 300):
         ragged = EvaluationData(images[:num], images[:45], data.targets[:45], batch_size=20)
@@ -223,7 +223,7 @@ def _plain(model, archs, data):
 
 @pytest.mark.parametrize('memory', [0, 1_000_000, 1 << 30])  # nothing kept, only some, everything
 def test_engine_gives_the_numbers_of_the_plain_loop(supernet, data, memory):
-    archs = supernet.space.sample_distinct(12, seed=3)
+    archs = supernet.space.sample_distinct(6, seed=3)
     archs += [(*archs[0][:-1], operation) for operation in supernet.space.choices]
     before = {key: value.clone() for key, value in supernet.state_dict().items()}
     engine = {p.index: p for p in predict(supernet, archs, replace(data, memory=memory))}

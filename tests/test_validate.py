@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from conftest import train_args, write_table
+from small import CONVS
 
 from condnet import get_space
 from condnet.benchmarks.tables import load_benchmark
@@ -25,37 +26,39 @@ from condnet.ranking.run import open_evaluation_images
 from tools.readme_table import TABLE_END, TABLE_START
 from tools.readme_table import main as results_main
 
+SPACE = get_space('nb201')
+ARCHS = sorted(map(SPACE.index, get_space('nb201', 'only_conv')))[:6]
+
 
 @pytest.fixture(scope='module')
 def checkpoint(tiny_data, tmp_path_factory):
     """A checkpoint of the training command, split."""
     output = tmp_path_factory.mktemp('trained')
-    assert train_main(train_args(tiny_data, output)) == 0
+    assert train_main(train_args(tiny_data, output, *CONVS)) == 0
     return output / 'last.pth.tar'
 
 
 @pytest.fixture(scope='module')
 def table(tmp_path_factory):
-    return write_table(tmp_path_factory.mktemp('table') / 'nas-bench-201.csv', range(40))
+    return write_table(tmp_path_factory.mktemp('table') / 'nas-bench-201.csv', ARCHS)
 
 
 def arguments(checkpoint, tiny_data, table, output, *more):
     return [
         '--checkpoint', str(checkpoint), '--data-dir', str(tiny_data), '--benchmark', str(table), '--results-file',
-        str(output / 'ranking.csv'), '--calib-batches', '1', '--archs', *map(str, range(12)), *more,
+        str(output / 'ranking.csv'), '--calib-batches', '1', '--archs', *map(str, ARCHS), *more,
     ]  # fmt: skip
 
 
 def test_results_are_reproducible_in_any_order(checkpoint, tiny_data, table, tmp_path, capsys):
-    space = get_space('nb201')
-    archs = [space.format(index) for index in reversed(range(12))]
+    archs = [SPACE.format(index) for index in reversed(ARCHS)]
     assert main(arguments(checkpoint, tiny_data, table, tmp_path / 'a')) == 0
     assert 'KT all' in capsys.readouterr().out
     assert main([*arguments(checkpoint, tiny_data, table, tmp_path / 'b'), '--archs', *archs]) == 0
     first, second = (tmp_path / name / 'ranking.csv' for name in 'ab')
     assert first.read_bytes() == second.read_bytes()
     predictions = read_predictions(first)
-    assert [p.index for p in predictions] == list(range(12))
+    assert [p.index for p in predictions] == ARCHS
     assert (tmp_path / 'a' / 'ranking.png').read_bytes().startswith(b'\x89PNG')
 
 
@@ -64,7 +67,7 @@ def test_summary_says_what_made_it_and_agrees_with_the_predictions(checkpoint, t
     summary = json.loads((tmp_path / 'ranking.json').read_text())
     recomputed = summarize_predictions(read_predictions(tmp_path / 'ranking.csv'), load_benchmark('nb201', str(table)))
     assert {key: summary[key] for key in recomputed} == recomputed
-    assert summary['split'] is True and summary['space'] == 'nb201/full' and summary['num_archs'] == 12
+    assert summary['split'] is True and summary['space'] == 'nb201/only_conv' and summary['num_archs'] == 6
     assert re.fullmatch(r'[0-9a-f]{64}', summary['checkpoint_sha256'])
     assert str(tiny_data) not in json.dumps(summary)
     assert set(summary['versions']) == {'condnet', 'torch', 'timm'}
@@ -92,7 +95,8 @@ def test_unfinished_ranking_of_more_architectures(checkpoint, tiny_data, table, 
     def no_space(*_):
         raise OSError('no space')
 
-    fewer = ['--archs', '2', '5', '3']
+    fewer = ['--archs', *map(str, (ARCHS[1], ARCHS[4], ARCHS[2]))]
+    kept = [ARCHS[1], ARCHS[2], ARCHS[4]]
     call = arguments(checkpoint, tiny_data, table, tmp_path / 'continued')
     with monkeypatch.context() as patch:
         patch.setattr('condnet.ranking.ranking.Ranking.write', no_space)
@@ -102,7 +106,7 @@ def test_unfinished_ranking_of_more_architectures(checkpoint, tiny_data, table, 
         assert main([*call, *fewer]) == 0
     assert main([*arguments(checkpoint, tiny_data, table, tmp_path / 'fresh'), *fewer]) == 0
     continued, fresh = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ('continued', 'fresh'))
-    assert continued == fresh and [p.index for p in read_predictions(tmp_path / 'fresh' / 'ranking.csv')] == [2, 3, 5]
+    assert continued == fresh and [p.index for p in read_predictions(tmp_path / 'fresh' / 'ranking.csv')] == kept
 
 
 @pytest.mark.slow
@@ -142,7 +146,7 @@ def test_results_table_of_the_readme(checkpoint, tiny_data, table, tmp_path, cap
         text.startswith('before')
         and text.endswith('after\n')
         and 'old' not in text
-        and '| 4 epochs, split at 2, seed 0 | 12 | accuracy |' in text
+        and '| 4 epochs, split at 2, seed 0 | 6 | accuracy |' in text
     )
 
 
@@ -224,28 +228,29 @@ def test_data_set_without_a_benchmark(checkpoint, tiny_data, table, tmp_path, re
     other = shutil.copytree(tiny_data, tmp_path / 'other')
     (other / 'train' / 'truck').rename(other / 'train' / 'wagon')
     assert "was trained on data 'cifar10', not on 'other'" in refuse(tiny_data=other)
-    assert train_main(train_args(other, tmp_path / 'trained', '--epochs', '1', '--split-epoch', '0')) == 0
+    few = (*CONVS, '--epochs', '1', '--split-epoch', '0', '--eval-interval', '0')
+    assert train_main(train_args(other, tmp_path / 'trained', *few)) == 0
     checkpoint = tmp_path / 'trained' / 'last.pth.tar'
     assert "data set 'other'; expected cifar10" in refuse(tiny_data=other, checkpoint=checkpoint)
     call = arguments(checkpoint, other, table, tmp_path / 'results')
     del call[call.index('--benchmark') : call.index('--results-file')]
     assert main(call) == 0
     summary = json.loads((tmp_path / 'results' / 'ranking.json').read_text())
-    assert summary['num_archs'] == 12 and summary['dataset'] == 'other' and 'accuracy' not in summary
-    assert len(read_predictions(tmp_path / 'results' / 'ranking.csv')) == 12
+    assert summary['num_archs'] == 6 and summary['dataset'] == 'other' and 'accuracy' not in summary
+    assert len(read_predictions(tmp_path / 'results' / 'ranking.csv')) == 6
     shutil.copy(other / 'train' / 'frog' / '0001.png', other / 'train' / 'frog' / '0000.png')
     assert 'was trained on other images than those of' in refuse(tiny_data=other, checkpoint=checkpoint)
 
 
 @pytest.mark.slow
 def test_bad_tables(refuse, tmp_path):
-    def table(indices=range(12), **changes):
+    def table(indices=ARCHS, **changes):
         return write_table(tmp_path / 'table.csv', indices, **changes)
 
     assert 'no such benchmark table' in refuse(table=tmp_path / 'table.csv')
-    assert 'lacks 1 of 12 architectures: index 11' in refuse(table=table(range(11)))
+    assert f'lacks 1 of 6 architectures: index {ARCHS[-1]}' in refuse(table=table(ARCHS[:-1]))
     assert 'accuracy nan' in refuse(table=table(cifar10_test_acc='nan'))
-    assert '2 times' in refuse(table=table([*range(12), 3]))
+    assert '2 times' in refuse(table=table([*ARCHS, ARCHS[0]]))
     assert 'of a cifar10 network' in refuse(table=table(params_MB='0.5'))
     cost = get_space('macro').cost(0)
     macro = {'00000000': {'mean_acc': 80.0, 'params': cost.params, 'flops': cost.flops, 'test_acc': [80.0]}}
@@ -255,7 +260,7 @@ def test_bad_tables(refuse, tmp_path):
 
 def test_one_architecture_is_predicted_without_a_comparison(checkpoint, tiny_data, table, tmp_path):
     assert main([*arguments(checkpoint, tiny_data, table, tmp_path), '--archs', '(3, 3, 3, 3, 3, 3)']) == 0
-    assert [p.index for p in read_predictions(tmp_path / 'ranking.csv')] == [get_space('nb201').index((3,) * 6)]
+    assert [p.index for p in read_predictions(tmp_path / 'ranking.csv')] == [SPACE.index((3,) * 6)]
 
 
 def test_table_beside_the_data_is_found(checkpoint, tiny_data, table, tmp_path):
