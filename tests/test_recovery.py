@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 import torch
 from conftest import make_training, random_batch, train_args, train_step
+from small import CONVS, tiny_folder  # noqa: F401  # its images are smaller ones
 
 from condnet.checkpoints.folder import save_model
 from condnet.checkpoints.loading import load_model, training_of
@@ -28,13 +29,14 @@ from condnet.training.task import archs_of_step
 from tools.kill_training import die_at, differences, final_state, seconds_of_children, start, wait
 
 RECOVERY = (
+    *CONVS,
     '--model-ema',
     '--recovery-interval',
     '1',
     '--keep-epochs',
     '1',
     '--eval-archs',
-    '1',
+    '2',
     '--eval-interval',
     '4',
 )
@@ -215,18 +217,18 @@ def test_weights_ruined_by_a_finite_loss_are_not_saved():
 
 
 def test_counts_are_those_of_the_steps(left_alone):
-    space = get_space('nb201')
+    space = get_space('nb201', 'only_conv')
     steps = [choices_of(space, archs_of_step(space, 0, step)[0]) for step in range(16)]
     expected = Counter(choice for choices in steps for choice in choices)
     since_split = Counter(choice for choices in steps[8:] for choice in choices)
     with (left_alone[0] / 'counts.csv').open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 5 * (1 + 1 + 5 + 1 + 5 + 25)
+    assert len(rows) == 2 * (1 + 1 + 2 + 1 + 2 + 4)
     for row in rows:
         choice = int(row['decision']), space.operations.index(row['operation']), int(row['context'])
         assert (int(row['steps']), int(row['steps_since_split'])) == (expected[choice], since_split[choice])
-    last = next(row for row in rows if row['decision'] == '5' and row['context'] == '7')
-    assert last['after'] == 'skip_connect nor_conv_1x1'  # on the edges 0->2 and 1->2
+    last = next(row for row in rows if row['decision'] == '5' and row['context'] == '2')
+    assert last['after'] == 'nor_conv_3x3 nor_conv_1x1'  # on the edges 0->2 and 1->2
 
 
 def test_untrained_weight_sets_are_reported():
@@ -249,8 +251,8 @@ def test_untrained_weight_sets_are_reported():
 
 def test_untrained_contexts_are_warned_of(left_alone):
     log = (left_alone[0].parent / 'alone.log').read_text()
-    assert 'of what is validated, 2 weight sets have not been trained since the split, first ' in log
-    assert 'weight sets have not been trained since the split, first skip_connect at decision 2 in context 0' in log
+    assert 'of what is validated, 1 weight sets have not been trained since the split, first ' in log
+    assert 'weight sets have not been trained since the split, first nor_conv_1x1 at decision 2 in context 1' in log
 
 
 @pytest.mark.parametrize('folder', [False, True])
@@ -261,7 +263,7 @@ def test_untrained_contexts_are_warned_of_when_they_are_ranked(left_alone, tiny_
         save_model(load_model(checkpoint), tmp_path / 'model', training_of(checkpoint))
         checkpoint = tmp_path / 'model'
     arguments = ['--checkpoint', str(checkpoint), '--data-dir', str(tiny_data), '--calib-batches', '1']
-    assert validate([*arguments, '--archs', '15624', '--results-file', str(tmp_path / 'one.csv')]) == 0
+    assert validate([*arguments, '--archs', '(3, 3, 3, 3, 3, 3)', '--results-file', str(tmp_path / 'one.csv')]) == 0
     assert 'of what is ranked, ' in caplog.text and ' have not been trained since the split' in caplog.text
 
 
