@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import yaml
+from small import tiny_folder  # noqa: F401  # smaller images
 from timm.layers import is_fast_norm, set_fast_norm
 from timm.loss import BinaryCrossEntropy
 
@@ -21,9 +22,9 @@ from condnet.training.output import Recorder
 from condnet.training.progress import Progress
 from tools.kill_training import differences, final_state
 
-SETTLED, CPU = Settled(10, (3, 32, 32), 'cifar10'), torch.device('cpu')
+SETTLED, CPU = Settled(10, (3, 16, 16), 'cifar10'), torch.device('cpu')
 SMALL = {'model_kwargs': {'space': 'only_conv', 'cells_per_stage': 1, 'channels': (4, 4, 4)}}
-VIT = {'model': 'test_vit', 'model_kwargs': {'img_size': 32}}
+VIT = {'model': 'test_vit', 'model_kwargs': {'img_size': 16}}
 
 
 def training_of(**settings):
@@ -152,7 +153,7 @@ def test_shares_of_cutmix():
         assert 10 <= width < 12 and 10 <= height < 12
         assert soft[0, 1] == pytest.approx(float(width * height) / 400, abs=1e-6)
     assert training_of(cutmix_minmax=(0.2, 0.8)).step.mixing is not None
-    with pytest.raises(CondnetError, match='`cutmix_minmax` is 0.5 0.501: of 32 pixels'):
+    with pytest.raises(CondnetError, match='`cutmix_minmax` is 0.5 0.501: of 16 pixels'):
         training_of(cutmix_minmax=(0.5, 0.501))
 
 
@@ -168,7 +169,7 @@ def config_of(folder, output=None, **settings):
                           'batch_size': 64, 'eval_interval': 0, **settings})  # fmt: skip
 
 
-def test_fast_norm(tiny_folder):
+def test_fast_norm(tiny_folder):  # noqa: F811
     """For the models of this training alone."""
     fast = condnet.train(config_of(tiny_folder, fast_norm=True, **VIT, amp=True, epochs=1, batch_size=240))
     assert fast.model.norm._fast_norm and not is_fast_norm()
@@ -187,7 +188,7 @@ RESUMED = {
                 'bce_loss': True, 'cutmix_minmax': (0.2, 0.8)},
     'plateau': {'sched': 'plateau', 'lr_noise': (0.2,), 'patience_epochs': 1, 'epochs': 3, 'no_aug': True},
     'timm': {'dataset': 'folder', 'aa': 'rand-m9-n2', 'reprob': 0.5, 'mixup': 0.4, 'lr_cycle_limit': 2, 'epochs': 1,
-             'opt_kwargs': {'nesterov': True}},
+             'opt_kwargs': {'nesterov': True}, 'workers': 1},
     'network': {**VIT, 'layer_decay': 0.7, 'drop_path': 0.2, 'amp': True, 'fast_norm': True, 'opt': 'adamw',
                 'lr_base': 1e-3, 'lr_k_decay': 1.5, 'hflip': 0.1},
 }  # fmt: skip
@@ -200,7 +201,7 @@ class Stopped(Exception):
 @pytest.mark.parametrize(
     'name', ['updates', *(pytest.param(name, marks=pytest.mark.slow) for name in list(RESUMED)[1:])]
 )
-def test_resumed_exactly(tiny_folder, tmp_path, monkeypatch, name):
+def test_resumed_exactly(tiny_folder, tmp_path, monkeypatch, name):  # noqa: F811
     """From a checkpoint in the middle of the second epoch."""
     settings = {'recovery_interval': 3, **RESUMED[name]}
     condnet.train(config_of(tiny_folder, tmp_path / 'whole', **settings))

@@ -10,6 +10,7 @@ import torch
 import yaml
 from conftest import hold_lock, killed_at_the_end, train_args
 from PIL import Image, ImageOps
+from small import CONVS, tiny_folder  # noqa: F401  # its images are smaller ones
 
 import condnet
 from condnet import CondnetError, TrainConfig, recipes
@@ -19,12 +20,14 @@ from condnet.cli.train import main, parse_args
 from condnet.recipes import find_recipe
 from condnet.training.config import recorded_args, recorded_settings
 
+EMA = (*CONVS, '--model-ema')
+
 
 @pytest.fixture(scope='module')
 def whole_run(tiny_data, tmp_path_factory):
     """An uninterrupted training, which keeps its checkpoints after every epoch."""
     output = tmp_path_factory.mktemp('whole')
-    assert main(train_args(tiny_data, output, '--model-ema', '--keep-epochs', '1', '2', '3')) == 0
+    assert main(train_args(tiny_data, output, *EMA, '--keep-epochs', '1', '2', '3')) == 0
     return output
 
 
@@ -58,7 +61,7 @@ def test_resumed_run_ends_bit_identical(whole_run, tiny_data, tmp_path, epoch):
     for name in (f'milestone-{epoch}.pth.tar', 'summary.csv'):
         shutil.copy(whole_run / name, tmp_path / name)
     resume = str(tmp_path / f'milestone-{epoch}.pth.tar')
-    assert main(train_args(tiny_data, tmp_path, '--model-ema', '--resume', resume)) == 0
+    assert main(train_args(tiny_data, tmp_path, *EMA, '--resume', resume)) == 0
     ends = [read_training_checkpoint(output / 'last.pth.tar') for output in (whole_run, tmp_path)]
     for key in ('epoch', 'state_dict', 'state_dict_ema', 'optimizer', 'task_state'):
         assert_same_state(ends[0][key], ends[1][key])
@@ -76,14 +79,14 @@ def test_summary_has_what_is_promised(whole_run):
 
 def test_split_and_unsplit_share_one_trunk(whole_run, tiny_data, tmp_path):
     trunk = str(whole_run / 'milestone-2.pth.tar')
-    assert main(train_args(tiny_data, tmp_path, '--model-ema', '--resume', trunk, '--split-epoch', '0')) == 0
+    assert main(train_args(tiny_data, tmp_path, *EMA, '--resume', trunk, '--split-epoch', '0')) == 0
     assert not load_model(tmp_path / 'last.pth.tar').is_split
     assert load_model(whole_run / 'last.pth.tar').is_split
     assert read_training_checkpoint(tmp_path / 'last.pth.tar')['task_state']['step'] == 16
 
 
 def test_stop_epoch_is_the_whole_schedule_cut_short(whole_run, tiny_data, tmp_path):
-    assert main(train_args(tiny_data, tmp_path, '--model-ema', '--stop-epoch', '3')) == 0
+    assert main(train_args(tiny_data, tmp_path, *EMA, '--stop-epoch', '3')) == 0
     stopped = read_training_checkpoint(tmp_path / 'last.pth.tar')
     kept = read_training_checkpoint(whole_run / 'milestone-3.pth.tar')
     assert_same_state(stopped['state_dict'], kept['state_dict'])
@@ -104,7 +107,7 @@ def test_any_other_data_set_goes_through_timm(tiny_data, tmp_path, capsys):
         other = folder / 'validation' / path.parent.name / path.name
         other.parent.mkdir(parents=True, exist_ok=True)
         ImageOps.mirror(Image.open(path)).save(other)
-    more = ['--dataset', 'ImageFolder', '--input-size', '3', '16', '16', '--epochs', '1', '--split-epoch', '0']
+    more = [*CONVS, '--dataset', 'ImageFolder', '--input-size', '3', '8', '8', '--epochs', '1', '--split-epoch', '0']
     arguments = train_args(folder, tmp_path / 'out', *more)
     start = arguments.index('--eval-images')
     del arguments[start : start + 2]  # there are fewer than it takes by default
@@ -112,8 +115,8 @@ def test_any_other_data_set_goes_through_timm(tiny_data, tmp_path, capsys):
     files = sorted(file for file in (tmp_path / 'out').iterdir() if file.name != '.lock')
     assert capsys.readouterr().out.splitlines()[-1] == f'wrote {", ".join(map(str, files))}'
     model = load_model(tmp_path / 'out' / 'last.pth.tar')
-    assert model.pretrained_cfg['input_size'] == (3, 16, 16)
-    ranking = condnet.rank(model, [5], dataset='folder', data_dir=folder, calib_batches=1)
+    assert model.pretrained_cfg['input_size'] == (3, 8, 8)
+    ranking = condnet.rank(model, [(3,) * 6], dataset='folder', data_dir=folder, calib_batches=1)
     assert ranking.settings['eval_images'] == 300
     assert read_training_checkpoint(tmp_path / 'out' / 'last.pth.tar')['task_state']['step'] == 4
 
@@ -150,7 +153,7 @@ def test_checkpoint_from_before_the_flags_of_schedules_resumes(whole_run, tiny_d
     for name in (*SCHEDULE_FLAGS, *TIMM_FLAGS):
         delattr(checkpoint['args'], name)
     torch.save(checkpoint, tmp_path / 'old.pth.tar')
-    arguments = train_args(tiny_data, tmp_path / 'out', '--model-ema', '--resume', str(tmp_path / 'old.pth.tar'))
+    arguments = train_args(tiny_data, tmp_path / 'out', *EMA, '--resume', str(tmp_path / 'old.pth.tar'))
     assert main(arguments) == 0
     ends = [read_training_checkpoint(output / 'last.pth.tar') for output in (whole_run, tmp_path / 'out')]
     assert_same_state(ends[0]['state_dict'], ends[1]['state_dict'])
@@ -202,7 +205,7 @@ def test_recipes_are_valid(name):
         (['--sched', 'foo'], "--sched is 'foo', expected one of cosine"),
         (
             ['--model', 'vit_tiny_patch16_224', '--model-kwargs', 'img_size=64', '--split-epoch', '0'],
-            'cannot take 2 images of size 3x32x32: Input height',
+            'cannot take 2 images of size 3x16x16: Input height',
         ),
         (['--model', 'test_resnet', '--model-kwargs', 'features_only=True', '--split-epoch', '0'], 'gives list for 2'),
         (['--model', 'repvgg_a0', '--model-kwargs', '--split-epoch', '0'], 'use --no-channels-last'),
@@ -221,7 +224,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(tiny_data, tmp_path, capsy
 
 def test_wrong_checkpoints_are_refused(whole_run, tiny_data, tmp_path, capsys):
     def error_of(*more):
-        assert main(train_args(tiny_data, tmp_path / 'out', '--model-ema', *more)) == 2
+        assert main(train_args(tiny_data, tmp_path / 'out', *EMA, *more)) == 2
         assert not (tmp_path / 'out').exists()
         return capsys.readouterr().err.strip().splitlines()[-1]
 
@@ -238,7 +241,7 @@ def test_interrupted_between_checkpoint_and_milestone(whole_run, tiny_data, tmp_
     """The kept checkpoint of a trunk is not lost, and the summary has no hole."""
     shutil.copy(whole_run / 'milestone-1.pth.tar', tmp_path / 'last.pth.tar')
     shutil.copy(whole_run / 'summary.csv', tmp_path / 'summary.csv')
-    more = ['--model-ema', '--keep-epochs', '1', '2', '--resume', str(tmp_path / 'last.pth.tar'), '--stop-epoch', '2']
+    more = [*EMA, '--keep-epochs', '1', '2', '--resume', str(tmp_path / 'last.pth.tar'), '--stop-epoch', '2']
     assert main(train_args(tiny_data, tmp_path, *more)) == 0
     for epoch in (1, 2):
         kept, expected = (read_training_checkpoint(d / f'milestone-{epoch}.pth.tar') for d in (tmp_path, whole_run))
@@ -249,7 +252,7 @@ def test_interrupted_between_checkpoint_and_milestone(whole_run, tiny_data, tmp_
 def test_resuming_an_earlier_checkpoint_does_not_overwrite_the_end(whole_run, tiny_data, capsys):
     before = (whole_run / 'last.pth.tar').read_bytes()
     resume = ['--resume', str(whole_run / 'milestone-1.pth.tar'), '--split-epoch', '3']
-    assert main(train_args(tiny_data, whole_run, '--model-ema', *resume)) == 2
+    assert main(train_args(tiny_data, whole_run, *EMA, *resume)) == 2
     assert 'holds a training' in capsys.readouterr().err
     assert (whole_run / 'last.pth.tar').read_bytes() == before
 
@@ -268,7 +271,7 @@ def test_other_images_are_refused_on_resume(whole_run, tiny_data, tmp_path, caps
     folder = other / 'train' / 'cat'
     (folder / '0000.png').write_bytes((folder / '0001.png').read_bytes())
     resume = ['--resume', str(whole_run / 'milestone-1.pth.tar')]
-    assert main(train_args(other, tmp_path / 'out', '--model-ema', *resume)) == 2
+    assert main(train_args(other, tmp_path / 'out', *EMA, *resume)) == 2
     assert 'trained with data_sha256' in capsys.readouterr().err
 
 
@@ -281,7 +284,7 @@ def test_averaged_weights_can_be_loaded(whole_run):
 
 def test_too_late_to_split(whole_run, tiny_data, tmp_path, capsys):
     trunk = str(whole_run / 'milestone-2.pth.tar')
-    assert main(train_args(tiny_data, tmp_path, '--model-ema', '--resume', trunk, '--split-epoch', '1')) == 2
+    assert main(train_args(tiny_data, tmp_path, *EMA, '--resume', trunk, '--split-epoch', '1')) == 2
     assert 'too late to split at 1' in capsys.readouterr().err
 
 
@@ -311,7 +314,7 @@ def test_malicious_checkpoint_does_not_run(tiny_data, tmp_path, capsys):
 
 
 def small(tiny_data, **changes):
-    kwargs = {'cells_per_stage': 1, 'channels': (4, 4, 4)}
+    kwargs = {'space': 'only_conv', 'cells_per_stage': 1, 'channels': (4, 4, 4)}
     return TrainConfig(data_dir=tiny_data, model_kwargs=kwargs, epochs=2, batch_size=64, eval_interval=0, **changes)
 
 
