@@ -8,12 +8,14 @@ import torch
 from conftest import train_args, write_table
 from huggingface_hub import ModelCard
 
+from condnet.checkpoints.folder import save_model
 from condnet.checkpoints.loading import load_model
 from condnet.cli.convert import main as convert
 from condnet.cli.hub import main
 from condnet.cli.train import main as train
 from condnet.cli.validate import main as validate
 from condnet.data import load_images
+from condnet.data.fingerprint import PACKAGED
 from condnet.ranking.evaluate import accuracy_and_loss, choose_images, evaluation_data
 
 
@@ -113,3 +115,9 @@ def test_averaged_weights_have_their_own_ranking(checkpoint, flags, tmp_path, ca
     assert main([*arguments, '--use-ema']) == 0
     averaged = load_model(checkpoint, use_ema=True).head.weight.half().float()
     assert torch.equal(load_model(tmp_path / 'folder').head.weight, averaged)
+
+
+@pytest.mark.parametrize(('sha256', 'is_stored'), [('0' * 64, True), (next(iter(PACKAGED)), False)])
+def test_a_fingerprint_that_the_package_has_is_not_stored_again(checkpoint, tmp_path, sha256, is_stored):
+    save_model(load_model(checkpoint), tmp_path / 'x', {'data_sha256': sha256}, fingerprint={'counts': [1]})
+    assert ('data_fingerprint' in json.loads((tmp_path / 'x' / 'config.json').read_text())) == is_stored

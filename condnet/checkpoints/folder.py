@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 
+from condnet.data.fingerprint import PACKAGED
 from condnet.models.pretrained import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, file_sha256
 from condnet.models.supernet import Supernet
 
@@ -31,7 +32,7 @@ def save_model(
         folder: Where to; it is created.
         training: How the weights were trained, see `training_of`.
         half: Whether parameters are stored in half precision.
-        fingerprint: Of the training images, see `condnet.data.fingerprint`.
+        fingerprint: Of the training images, see `condnet.data.fingerprint`; left out where the package has it.
 
     Raises:
         OSError: If it cannot be written. What was there is as it was then. (A kill between the replacement of the one
@@ -42,7 +43,9 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         try:
-            more = {'training': training or {}} | ({'data_fingerprint': fingerprint} if fingerprint else {})
+            is_known = (training or {}).get('data_sha256') in PACKAGED
+            more = {'training': training or {}}
+            more |= {'data_fingerprint': fingerprint} if fingerprint and not is_known else {}
             save_for_hf(stored, temporary, _label_names(stored) | more, safe_serialization=True)
         except SafetensorError as error:  # its own even where the disk is full
             raise OSError(f'cannot write the weights to {folder}: {error}') from error

@@ -178,7 +178,10 @@ _TAGS = {
         {'split': True, **_ONE_CELL}, '9c688896cd8a798bbbfbe4bc87db4c28fd0eec01c72104e4ffbd4e262e23497f'
     ),
     'spos1_cifar10': Tag(_ONE_CELL, 'e02f8a310cb163d67b04ef46c91ca83dc6bbe66e35a9d6df5d31cbbf02a99ffc'),
-    'cond1_only_conv_cifar10': Tag({'split': True, 'space': 'only_conv', **_ONE_CELL}),
+    'cond1_only_conv_cifar10': Tag(
+        {'split': True, 'space': 'only_conv', **_ONE_CELL},
+        '92dc68c8fbed5aee3ff4a6f3680d0a3ed0a46642b2d068723f22fb96a0cdb015',
+    ),
     'cond_cifar10': Tag({'split': True}),  # the paper's protocol
     'spos_cifar10': Tag(),
     'cond_glyphs': Tag({'split': True, **_GLYPHS}, 'f8e96ecb3bb37e667eb7b1c6c75088a2ac958276d7f82fad8b53bd24471eb629'),
