@@ -14,11 +14,11 @@ from condnet.training.step import TrainingStep
 from tools.kill_training import differences, final_state, noise_images
 
 FLAGS = [
-    ('--clip-grad', '1', '--smoothing', '0.1', '--warmup-epochs', '1'),
-    ('--mixup', '0.4', '--cutmix', '1', '--drop', '0.1'),
-    ('--opt', 'adamw', '--opt-betas', '0.8', '0.9', '--opt-eps', '1e-4', '--eval-metric', 'loss'),
-    ('--cooldown-epochs', '1', '--clip-grad', '0.1', '--clip-mode', 'agc'),
-    ('--eval-metric', 'accuracy', '--checkpoint-hist', '2', '--smoothing', '0.1', '--drop', '0.2'),
+    ('--clip-grad', '1', '--warmup-epochs', '1', '--warmup-prefix', '--sched-on-updates'),
+    ('--mixup', '0.4', '--cutmix-minmax', '0.3', '0.8', '--bce-loss', '--drop-path', '0.1'),
+    ('--opt', 'adamw', '--opt-betas', '0.8', '0.9', '--layer-decay', '0.7', '--eval-metric', 'loss'),
+    ('--cooldown-epochs', '1', '--clip-grad', '0.1', '--clip-mode', 'agc', '--lr-noise', '0.5', '--no-aug'),
+    ('--eval-metric', 'accuracy', '--checkpoint-hist', '2', '--smoothing', '0.1', '--lr-k-decay', '2', '--drop', '0.2'),
 ]
 MODELS = {
     'resnet18': ('layers=(1,1,1,1)',),
@@ -67,5 +67,7 @@ def test_trained_stopped_continued_and_validated(few_images, tmp_path, monkeypat
     assert all(0 <= row['eval_accuracy'] <= 100 for row in summary)
     scores = load_model(output / LAST).eval()(torch.zeros(2, 3, 32, 32))
     assert scores.shape == (2, 10) and scores.isfinite().all()
-    assert validate(['--checkpoint', str(output / LAST), '--results-file', str(tmp_path / 'ranking.csv')]) == 2
-    assert 'expected a super-network: a stand-alone network has no architectures to rank' in capsys.readouterr().err
+    capsys.readouterr()
+    assert validate(['--checkpoint', str(output / LAST), '--data-dir', str(few_images)]) == 0
+    validated = f'accuracy {summary[-1]["eval_accuracy"]:.2f}%, loss {summary[-1]["eval_loss"]:.4f} on 10 images '
+    assert capsys.readouterr().out.startswith(validated)
