@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import train_args
+from conftest import ONLY_CONV, train_args
 from train_worker import train, work
 
 from condnet.checkpoints.training import LAST, read_training_checkpoint
@@ -105,7 +105,7 @@ def read_run(output: Path) -> dict[str, torch.Tensor]:
 
 def test_the_command_in_two_processes_and_resumed_in_one(tiny_folder, tmp_path):
     """The split, averaged weights and the summary, and a resume with another number."""
-    more = ('--model-ema', '--model-ema-decay', '0.9')
+    more = (*ONLY_CONV, '--model-ema', '--model-ema-decay', '0.9')
     alone = train_args(tiny_folder, tmp_path / 'alone', *more, '--grad-accum-steps', '2')
     assert main(alone) == 0
     both = train_args(tiny_folder, tmp_path / 'both', *more)
@@ -126,7 +126,9 @@ def test_the_command_in_two_processes_and_resumed_in_one(tiny_folder, tmp_path):
 
 def test_a_lost_process_ends_the_others(tiny_folder, tmp_path):
     output = tmp_path / 'output'
-    command = train_args(tiny_folder, output, '--epochs', '2000', '--eval-interval', '0', '--recovery-interval', '1')
+    command = train_args(
+        tiny_folder, output, *ONLY_CONV, '--epochs', '2000', '--eval-interval', '0', '--recovery-interval', '1'
+    )
     processes = start(tmp_path, main, command)
     try:
         while not (output / LAST).exists():
@@ -147,7 +149,9 @@ def test_a_lost_process_ends_the_others(tiny_folder, tmp_path):
 def test_a_signal_to_one_process_stops_all(tiny_folder, tmp_path, rank):
     """After the same step, with one checkpoint and one line."""
     output = tmp_path / 'output'
-    command = train_args(tiny_folder, output, '--epochs', '2000', '--eval-interval', '0', '--recovery-interval', '3')
+    command = train_args(
+        tiny_folder, output, *ONLY_CONV, '--epochs', '2000', '--eval-interval', '0', '--recovery-interval', '3'
+    )
     processes = start(tmp_path, main, command)
     try:
         while not (output / LAST).exists():

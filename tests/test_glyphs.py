@@ -33,9 +33,11 @@ def num_params(net):
 
 
 @pytest.fixture
-def rendered_again(monkeypatch):
+def rendered_again():
     """The letters are not those that this process has rendered before."""
-    monkeypatch.setattr(glyphs, '_render', glyphs._render.__wrapped__)
+    render_glyphs.cache_clear()
+    yield
+    render_glyphs.cache_clear()
 
 
 @pytest.fixture(scope='module')

@@ -29,6 +29,7 @@ _BRIGHTNESS = (90.0, 220.0)  # of a letter, of 255
 _NOISE = 20.0  # standard deviation of each pixel
 
 
+@functools.cache  # half a second, and every ranking of a session asks for them
 def render_glyphs(train: bool = True) -> Images:
     """Render the data set, the same images every time.
 
@@ -41,11 +42,6 @@ def render_glyphs(train: bool = True) -> Images:
     Raises:
         CondnetError: If Pillow was built without FreeType, and so cannot draw its font at this size.
     """
-    return _render(train)
-
-
-@functools.cache  # it takes half a second, and is asked for by every ranking of a session
-def _render(train: bool) -> Images:
     targets = torch.arange(len(GLYPH_CLASSES)).repeat_interleave(IMAGES_PER_CLASS[train])
     generator = torch.Generator().manual_seed(_SEEDS[train])
     distortions = _draw_distortions(len(targets), generator)
