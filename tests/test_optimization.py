@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from conftest import train_args
+from small import CONVS, tiny_folder  # noqa: F401  # its images are smaller ones
 from timm.optim import list_optimizers
 from timm.scheduler import create_scheduler_v2
 
@@ -227,7 +228,7 @@ def rates_of(output):
 def test_plateau_goes_by_the_validations(tiny_data, tmp_path, interval):
     """Or by the training loss, where there are none. A resumed training knows what the best was."""
     more = ['--sched', 'plateau', '--lr', '1e-9', '--min-lr', '0', '--patience-epochs', '0', '--epochs', '4']
-    more += ['--eval-interval', interval, '--model-kwargs', 'space=only_conv', 'cells_per_stage=1', 'channels=(4,4,4)']
+    more += [*CONVS, '--eval-archs', '1', '--eval-interval', interval]
     arguments = train_args(tiny_data, tmp_path / 'whole', *more)
     assert main(arguments) == 0
     summary = read_training_checkpoint(tmp_path / 'whole' / 'last.pth.tar')['progress']['summary']
@@ -243,6 +244,6 @@ def test_plateau_goes_by_the_validations(tiny_data, tmp_path, interval):
         assert expected[-1] < 1e-9
         arguments = train_args(tiny_data, tmp_path / 'cut', *more)
         assert main([*arguments, '--stop-epoch', '1']) == 0
-        assert main([*arguments, '--resume', str(tmp_path / 'cut'), '--eval-archs', '1']) == 2
+        assert main([*arguments, '--resume', str(tmp_path / 'cut'), '--eval-archs', '2']) == 2
         assert main([*arguments, '--resume', str(tmp_path / 'cut')]) == 0
         assert rates_of(tmp_path / 'cut') == rates_of(tmp_path / 'whole')

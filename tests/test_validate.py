@@ -30,6 +30,13 @@ SPACE = get_space('nb201')
 ARCHS = sorted(map(SPACE.index, get_space('nb201', 'only_conv')))[:6]
 
 
+@pytest.fixture(autouse=True)
+def no_plot(monkeypatch):
+    """Draws nothing, which takes as long as all the rest."""
+    monkeypatch.setattr('condnet.ranking.ranking.Ranking.plot', lambda ranking: None)
+    monkeypatch.setattr('condnet.ranking.ranking.to_png', lambda figure: b'plot')
+
+
 @pytest.fixture(scope='module')
 def checkpoint(tiny_data, tmp_path_factory):
     """A checkpoint of the training command, split."""
@@ -50,13 +57,15 @@ def arguments(checkpoint, tiny_data, table, output, *more):
     ]  # fmt: skip
 
 
-def test_results_are_reproducible_in_any_order(checkpoint, tiny_data, table, tmp_path, capsys):
+def test_results_are_reproducible_in_any_order(checkpoint, tiny_data, table, tmp_path, capsys, monkeypatch):
+    monkeypatch.undo()  # with their plots
     archs = [SPACE.format(index) for index in reversed(ARCHS)]
     assert main(arguments(checkpoint, tiny_data, table, tmp_path / 'a')) == 0
     assert 'KT all' in capsys.readouterr().out
     assert main([*arguments(checkpoint, tiny_data, table, tmp_path / 'b'), '--archs', *archs]) == 0
     first, second = (tmp_path / name / 'ranking.csv' for name in 'ab')
-    assert first.read_bytes() == second.read_bytes()
+    for suffix in ('.csv', '.png'):
+        assert first.with_suffix(suffix).read_bytes() == second.with_suffix(suffix).read_bytes()
     predictions = read_predictions(first)
     assert [p.index for p in predictions] == ARCHS
     assert (tmp_path / 'a' / 'ranking.png').read_bytes().startswith(b'\x89PNG')
