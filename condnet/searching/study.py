@@ -164,6 +164,12 @@ def _num_evaluated(candidates: dict[Arch, Candidate]) -> int:
     return sum(candidate.prediction is not None for candidate in candidates.values())
 
 
+def _num_recorded(study: optuna.Study) -> int:
+    """How many architectures the study has the prediction of; counted at every prediction, so no more is read of it."""
+    trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    return len({frozenset(trial.params.items()) for trial in trials if 'accuracy' in trial.user_attrs})
+
+
 def _make_sampler(study: optuna.Study, name: str, seed: int) -> BaseSampler:
     """A sampler for the next population; all that it has learned is in the study."""
     finished = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
@@ -196,7 +202,7 @@ def search_population(
         for prediction in evaluate(new) if new else ():
             arch = problem.space.parse(prediction.index)
             with study.alone():
-                left = num_evals - _num_evaluated(recorded_candidates(study, problem))
+                left = num_evals - _num_recorded(study)
                 if left > 0:
                     _tell(study, problem, waiting.pop(arch), replace(known[arch], prediction=prediction))
             if left <= 1:
