@@ -22,7 +22,9 @@ from condnet.models import pretrained  # noqa: E402
 
 pretrained.PACKAGE = _folder / 'nothing' / 'condnet'
 for _name in timm.list_pretrained('*_cond_supernet*'):
-    save_model(timm.create_model(_name, active_subnet=0), _folder / _name)
+    _supernet = timm.create_model(_name)
+    _supernet.set_active_subnet(next(iter(_supernet.space.shuffled(0))))
+    save_model(_supernet, _folder / _name)
     _files = {file.name: file.read_bytes() for file in (_folder / _name).iterdir()}
     _server.repos[f'condnet/{_name}'] = _files
     _model, _, _tag = _name.partition('.')
