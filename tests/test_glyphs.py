@@ -33,11 +33,16 @@ def num_params(net):
 
 
 @pytest.fixture
-def rendered_again():
+def rendered_again(monkeypatch):
     """The letters are not those that this process has rendered before."""
-    render_glyphs.cache_clear()
-    yield
-    render_glyphs.cache_clear()
+    draw = glyphs.draw_letters
+    monkeypatch.setattr(glyphs, 'draw_letters', lambda: draw())
+
+
+def test_what_is_done_to_images_is_not_done_to_those_of_others(images):
+    before = images.sha256()
+    render_glyphs().images.zero_()
+    assert render_glyphs().sha256() == before
 
 
 @pytest.fixture(scope='module')

@@ -1,5 +1,4 @@
 import csv
-import functools
 import json
 import os
 import signal
@@ -14,7 +13,6 @@ import yaml
 from kill_study import STUDY, processes_of, report
 
 import condnet.data.glyphs
-import condnet.data.sources
 import condnet.studies.report
 import condnet.studies.runner
 from condnet import CondnetError, recipes
@@ -250,7 +248,6 @@ def test_real_trainings_and_rankings_make_a_study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(condnet.studies.runner, 'start_step', start)
     monkeypatch.setattr(condnet.studies.runner, 'POLL_SECONDS', 0)
-    monkeypatch.setattr(condnet.data.sources, 'render_glyphs', functools.cache(condnet.data.sources.render_glyphs))
     monkeypatch.setattr(condnet.data.glyphs, 'IMAGES_PER_CLASS', {True: 30})
     train = {**STUDY['train'], 'epochs': 2, 'batch_size': 256}
     few = {'seeds': [3], 'split_epochs': [1], 'stop_epochs': [1], 'train': train}

@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image, ImageOps
 from timm.data import create_loader
@@ -135,11 +136,8 @@ def test_default_is_timms(parts):
 
 
 def subject(**training):
-    class Model:
-        pretrained_cfg = {'input_size': SIZE}
-        num_classes = 10
-
-    return Subject(Model(), None, training, '')
+    model = timm.create_model('nb201_cond_supernet', space='only_conv', cells_per_stage=1)
+    return Subject(model, None, training, '')
 
 
 def calibration(root, **training):

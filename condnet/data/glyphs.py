@@ -6,6 +6,7 @@ slightly, between its versions.
 """
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -29,7 +30,6 @@ _BRIGHTNESS = (90.0, 220.0)  # of a letter, of 255
 _NOISE = 20.0  # standard deviation of each pixel
 
 
-@functools.cache  # half a second, and every ranking of a session asks for them
 def render_glyphs(train: bool = True) -> Images:
     """Render the data set, the same images every time.
 
@@ -42,16 +42,22 @@ def render_glyphs(train: bool = True) -> Images:
     Raises:
         CondnetError: If Pillow was built without FreeType, and so cannot draw its font at this size.
     """
-    targets = torch.arange(len(GLYPH_CLASSES)).repeat_interleave(IMAGES_PER_CLASS[train])
-    generator = torch.Generator().manual_seed(_SEEDS[train])
+    pixels, targets = _render(_SEEDS[train], IMAGES_PER_CLASS[train], draw_letters)
+    return Images(pixels.clone(), targets.clone(), GLYPH_CLASSES)
+
+
+@functools.cache  # half a second, and every ranking of a session asks for them
+def _render(seed: int, per_class: int, draw: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    targets = torch.arange(len(GLYPH_CLASSES)).repeat_interleave(per_class)
+    generator = torch.Generator().manual_seed(seed)
     distortions = _draw_distortions(len(targets), generator)
     large = [len(targets), 1, _SIZE * _SUPERSAMPLING, _SIZE * _SUPERSAMPLING]
     grid = F.affine_grid(distortions, large, align_corners=False)
-    glyphs = F.avg_pool2d(F.grid_sample(draw_letters()[targets], grid, align_corners=False), _SUPERSAMPLING)
+    glyphs = F.avg_pool2d(F.grid_sample(draw()[targets], grid, align_corners=False), _SUPERSAMPLING)
     low, high = _BRIGHTNESS
     brightness = low + (high - low) * torch.rand(len(targets), 1, 1, 1, generator=generator)
     pixels = brightness * glyphs + _NOISE * torch.randn(glyphs.shape, generator=generator)
-    return Images(pixels.round().clamp(0, 255).byte(), targets, GLYPH_CLASSES)
+    return pixels.round().clamp(0, 255).byte(), targets
 
 
 def draw_letters() -> torch.Tensor:
