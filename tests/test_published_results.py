@@ -71,9 +71,9 @@ def test_images(data_dir):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('name', 'num', 'tolerance'), [
-    # The same machine and versions give the same number; with others, a few of the 10,000 images may tip over.
-    ('nb201_cond_supernet.cond1_cifar10', 10_000, 0.1),
-    # Of so few images it has a standard deviation of 1.3; images normalised to -1..1 cost 13.
+    # Of so few images they have standard deviations of 0.8 and 1.2; images normalised to -1..1 cost 11 and 13. That the
+    # weights are those of the card is held by their hash.
+    ('nb201_cond_supernet.cond1_cifar10', 2000, 2.5),
     ('macro_cond_supernet.cond_cifar10', 1000, 4),
 ])  # fmt: skip
 def test_model_classifies_as_its_card_says(name, num, tolerance, test_images):
