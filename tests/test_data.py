@@ -20,6 +20,7 @@ from condnet.data import (
     InMemoryLoader,
     augment,
     calibration_indices,
+    calibration_size,
     check_size,
     create_timm_loader,
     load_images,
@@ -255,6 +256,17 @@ class TestSubsets:
             16461,
             10518,
         ]  # results depend on this choice: it must never change
+
+    @pytest.mark.parametrize(('num_train', 'num'), [(45_000, 1024), (1024, 1024), (1023, 768), (300, 256), (255, 255)])
+    def test_calibration_size(self, num_train, num):
+        assert calibration_size(num_train, 1024) == num
+
+    def test_fewer_images_to_calibrate_on_than_asked_for(self):
+        images = render_glyphs()
+        few = images.select(torch.arange(26)[:, None].mul(260).add(torch.arange(11)).flatten())  # 11 of each letter
+        calibration, withheld = choose_images(few, 4)
+        assert len(calibration) == min(256, len(few) - len(withheld)) and len(withheld) > 0
+        assert not set(calibration.digests()) & set(withheld.digests())
 
     @pytest.mark.parametrize('num', [0, 101])
     def test_calibration_indices_errors(self, num):

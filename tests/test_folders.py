@@ -338,6 +338,11 @@ class TestParts:
                 write_files(tmp_path / part, {f'{name}/{i}.png': picture(value) for i in range(5)})
         assert labels(timm_images('folder', tmp_path, 'val', 15, SIZE)) == {10: 0, 120: 1, 240: 2}
 
+    def test_fewer_images_to_calibrate_on_than_asked_for(self, tmp_path):
+        write_parts(tmp_path, train=('ant', 'bee'), val=('ant', 'bee'))
+        calibration, _ = choose_timm_images('folder', tmp_path, ('train', 'val'), (1024, 5), SIZE, at_most=True)
+        assert len(calibration) == len(timm_images('folder', tmp_path, 'train', 1024, SIZE, at_most=True)) < 256
+
     @pytest.mark.parametrize('splits', [('train', 'train'), ('training', 'train'), ('val', 'validation')])
     def test_one_part_twice(self, splits, tmp_path):
         write_parts(tmp_path, train=('ant', 'bee'), val=('ant', 'bee'))

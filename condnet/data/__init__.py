@@ -25,6 +25,7 @@ from condnet.data.loader import (
 )
 from condnet.data.splits import (
     calibration_indices,
+    calibration_size,
     subset_withheld,
     withheld_indices,
 )
@@ -51,6 +52,7 @@ __all__ = [
     'augment',
     'augmentation_of',
     'calibration_indices',
+    'calibration_size',
     'channel_statistics',
     'check_size',
     'choose_timm_images',

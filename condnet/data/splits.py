@@ -53,6 +53,19 @@ def subset_withheld(images: Images, num: int) -> Images:
     return images.select(torch.cat([indices[:per_class] for indices in members]).sort().values)
 
 
+def calibration_size(num_train: int, num: int, batch_size: int = 256) -> int:
+    """How many images BatchNorm is recalibrated with: as many as asked for, or all whole batches where there are fewer.
+
+    Of less than one batch it is all images. A last batch of few would weigh as much as the others.
+
+    Args:
+        num_train: Number of training images, the withheld ones not counted.
+        num: How many are asked for.
+        batch_size: Images per batch.
+    """
+    return num if num <= num_train else num_train // batch_size * batch_size or num_train
+
+
 def calibration_indices(num_train: int, num: int = 5120, seed: int = 0) -> torch.Tensor:
     """Draw the images that BatchNorm is recalibrated with: the first `num` of a permutation of the training images.
 

@@ -13,6 +13,7 @@ from condnet.data.augmentation import Augmentation, seeded
 from condnet.data.images import Images
 from condnet.data.loader import Batch, epoch_generator
 from condnet.data.parts import check_parts, class_numbers, open_part
+from condnet.data.splits import calibration_size
 from condnet.data.statistics import channel_statistics
 from condnet.errors import CondnetError
 
@@ -187,7 +188,8 @@ def choose_timm_images(
         dataset: Name as in timm's `create_dataset`.
         data_dir: Where the data set is.
         splits: The part that is trained on, and the one to validate on.
-        nums: How many images of each; of the former 0 for none, where nothing is calibrated.
+        nums: How many images of each; of the former fewer where there are no more, see `calibration_size`, and 0 for
+            none, where nothing is calibrated.
         input_size: Channels, height and width.
         download: Fetch what is missing, where timm can.
         augmented: Augment the calibration images as in training: with the transforms of single images. What is done to
@@ -205,8 +207,9 @@ def choose_timm_images(
     calibration = None
     if nums[0]:
         calibration = timm_images(
-            *where, train_split, nums[0], input_size, download, augmented, train_split, augmentation=augmentation
+            *where, train_split, nums[0], input_size, download, augmented, train_split, True, augmentation
         )
+        calibration = calibration.select(torch.arange(calibration_size(len(calibration), nums[0])))
     validation = timm_images(*where, split, nums[1], input_size, download, False, train_split, at_most)
     return calibration, validation
 

@@ -42,7 +42,9 @@ class EvalConfig:
     benchmark: str | None = setting(
         None, 'ground truth: file or directory (default: --data-dir, $CONDNET_DATA)', group=_DATA
     )
-    calib_batches: int = setting(20, 'BatchNorm calibration batches of 256', group=_EVALUATION, least=1)
+    calib_batches: int = setting(
+        20, 'BatchNorm calibration batches of 256, or fewer of fewer images', group=_EVALUATION, least=1
+    )
     calib_momentum: float | None = setting(
         None,
         'do not reset the statistics, and move them by so much in each batch (0.1: the variant of the authors)',

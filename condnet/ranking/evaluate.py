@@ -16,6 +16,7 @@ from condnet.data import (
     augment,
     augmentation_of,
     calibration_indices,
+    calibration_size,
     normalize,
     subset_withheld,
     withheld_indices,
@@ -160,7 +161,8 @@ def choose_images(
 
     Args:
         images: The whole training set, the withheld images included.
-        num_batches: Calibration batches of 256. Crops and flips depend on it.
+        num_batches: Calibration batches of 256, or fewer where there are no more training images, see
+            `condnet.data.calibration_size`. Crops and flips depend on it.
         num_images: How many of the withheld images, equally many of each class; None for all.
         augmented: Crop and flip the calibration images, from a fixed seed: in training BatchNorm has normalised by
             the statistics of such images, and the weights have learned with that.
@@ -170,7 +172,8 @@ def choose_images(
         CondnetError: If the data set does not have so many images.
     """
     trained = withheld_indices(images.targets)[0]
-    chosen = calibration_indices(len(trained), num_batches * CALIBRATION_BATCH_SIZE)
+    num = calibration_size(len(trained), num_batches * CALIBRATION_BATCH_SIZE)
+    chosen = calibration_indices(len(trained), num)
     validation = choose_validation(images, num_images)
     calibration = images.select(trained[chosen])
     return augment(calibration, **augmentation_of(images, augmentation)) if augmented else calibration, validation

@@ -209,7 +209,7 @@ class TrainConfig:
 
     eval_interval: int = setting(1, 'every so many epochs; 0 for never', group=_VALIDATION, least=0)
     eval_archs: int = setting(4, 'architectures (drawn with seed 0)', group=_VALIDATION, least=1)
-    eval_batches: int = setting(4, 'calibration batches of 256', group=_VALIDATION, least=1)
+    eval_batches: int = setting(4, 'calibration batches of 256, or fewer of fewer images', group=_VALIDATION, least=1)
     eval_images: int | None = setting(
         None, 'withheld images (default: up to 1,000, equally many of a class)', group=_VALIDATION, least=1
     )
