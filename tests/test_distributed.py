@@ -1,5 +1,6 @@
 """Training in several processes: the same as in one, also after the split, and what happens when one is lost."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -7,12 +8,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing.context import ForkServerProcess as Process
+from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ONLY_CONV, train_args
+from conftest import train_args
+from small import CONVS, tiny_folder  # noqa: F401  # its images are smaller ones
 from train_worker import train, work
 
 from condnet.checkpoints.training import LAST, read_training_checkpoint
@@ -21,9 +23,17 @@ from condnet.utils.distributed import Group
 
 pytestmark = pytest.mark.slow
 
-# A server that has imported everything, once, and has no threads: its children start at once, also beside a GPU.
-SERVER = multiprocessing.get_context('forkserver')
-SERVER.set_forkserver_preload(['condnet.cli.train'])
+# Of this process, which has imported everything. Beside a GPU it has threads, and a server that has none is forked.
+PROCESSES = multiprocessing.get_context('forkserver' if torch.cuda.is_available() else 'fork')
+PROCESSES.set_forkserver_preload(['condnet.cli.train'])
+
+CASES = [
+    ('train', 'nb201_cond_supernet'),
+    ('eval', 'nb201_cond_supernet'),
+    ('float16', 'nb201_cond_supernet'),
+    ('train', 'macro_cond_supernet'),
+    ('eval', 'macro_cond_supernet'),
+]
 
 
 def start(folder: Path, run: Callable[[list[str]], int | None], arguments: list[str], size: int = 2) -> list[Process]:
@@ -37,16 +47,17 @@ def start(folder: Path, run: Callable[[list[str]], int | None], arguments: list[
         environment = shared | {'RANK': str(rank), 'LOCAL_RANK': str(rank)}
         log = folder / f'stderr{len(list(folder.glob("stderr*")))}.txt'
         log.touch()
-        processes.append(SERVER.Process(target=_run, args=(environment, log, run, arguments), name=str(log)))
+        processes.append(PROCESSES.Process(target=_run, args=(environment, log, run, arguments), name=str(log)))
         processes[-1].start()
     return processes
 
 
 def _run(environment: dict[str, str], log: Path, run: Callable[[list[str]], int | None], arguments: list[str]) -> None:
     os.environ.update(environment)
-    with log.open('w') as file:
-        os.dup2(file.fileno(), 2)
-        sys.exit(run(arguments))
+    logging.getLogger().handlers.clear()  # pytest's
+    sys.stderr = log.open('w', buffering=1)
+    os.dup2(sys.stderr.fileno(), 2)
+    sys.exit(run(arguments))
 
 
 def finish(processes: list[Process], timeout: float = 120) -> list[tuple[int | None, str]]:
@@ -66,21 +77,21 @@ def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], t
     assert {key: error for key, error in errors.items() if not error <= tolerance} == {}
 
 
-@pytest.mark.parametrize(
-    ('mode', 'name'),
-    [
-        ('train', 'nb201_cond_supernet'),
-        ('eval', 'nb201_cond_supernet'),
-        ('float16', 'nb201_cond_supernet'),
-        ('train', 'macro_cond_supernet'),
-        ('eval', 'macro_cond_supernet'),
-    ],
-)
-def test_two_ranks_equal_one_process(name, mode, tmp_path):
-    """In training mode, one that normalises the two halves of a batch for themselves; else one with whole batches."""
-    ends = finish(start(tmp_path, work, [str(tmp_path), mode, name]))
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory) -> Path:
+    """Folder of what two processes have written that trained each of the cases."""
+    folder = tmp_path_factory.mktemp('trained')
+    ends = finish(start(folder, work, [str(folder), *(f'{mode}:{name}' for mode, name in CASES)]))
     assert [status for status, _ in ends] == [0, 0], ends
-    (first, *first_statistics), (second, *second_statistics) = (torch.load(tmp_path / f'{i}.pt') for i in range(2))
+    return folder
+
+
+@pytest.mark.parametrize(('mode', 'name'), CASES)
+def test_two_ranks_equal_one_process(trained, name, mode):
+    """In training mode, one that normalises the two halves of a batch for themselves; else one with whole batches."""
+    (first, *first_statistics), (second, *second_statistics) = (
+        torch.load(trained / f'{mode}:{name}.{i}.pt') for i in range(2)
+    )
     assert all(torch.equal(value, second[key]) for key, value in first.items())
     assert all(value.isfinite().all() for value in first.values())
     for key, value in first_statistics[1].items():
@@ -103,31 +114,27 @@ def read_run(output: Path) -> dict[str, torch.Tensor]:
     return tensors | {'losses': torch.tensor(losses)}
 
 
-def test_the_command_in_two_processes_and_resumed_in_one(tiny_folder, tmp_path):
+def test_the_command_in_two_processes_and_resumed_in_one(tiny_folder, tmp_path, caplog):  # noqa: F811
     """The split, averaged weights and the summary, and a resume with another number."""
-    more = (*ONLY_CONV, '--model-ema', '--model-ema-decay', '0.9')
-    alone = train_args(tiny_folder, tmp_path / 'alone', *more, '--grad-accum-steps', '2')
-    assert main(alone) == 0
-    both = train_args(tiny_folder, tmp_path / 'both', *more)
-    ends = finish(start(tmp_path, main, both))
+    caplog.set_level('INFO')
+    more, in_one = (*CONVS, '--model-ema', '--model-ema-decay', '0.9'), ('--grad-accum-steps', '2')
+    assert main(train_args(tiny_folder, tmp_path / 'alone', *more, *in_one)) == 0
+    ends = finish(start(tmp_path, main, train_args(tiny_folder, tmp_path / 'both', *more, '--keep-epochs', '3')))
     assert [status for status, _ in ends] == [0, 0], ends
     assert 'epoch 3 done' in ends[0][1] and 'epoch' not in ends[1][1]  # one of them logs
     whole = read_run(tmp_path / 'alone')
     assert_close(read_run(tmp_path / 'both'), whole, 1e-4)
-    resumed = train_args(tiny_folder, tmp_path / 'resumed', *more)
-    ends = finish(start(tmp_path, main, [*resumed, '--stop-epoch', '3']))
-    assert [status for status, _ in ends] == [0, 0], ends
-    more = ['--grad-accum-steps', '2', '--resume', str(tmp_path / 'resumed')]
-    ends = finish(start(tmp_path, main, [*resumed, *more], size=1))
-    assert [status for status, _ in ends] == [0], ends
-    assert 'epoch 3 done' in ends[0][1] and 'epoch 2 done' not in ends[0][1]
+    caplog.clear()
+    resume = ('--resume', str(tmp_path / 'both' / 'milestone-3.pth.tar'))
+    assert main(train_args(tiny_folder, tmp_path / 'resumed', *more, *in_one, *resume)) == 0
+    assert 'epoch 3 done' in caplog.text and 'epoch 2 done' not in caplog.text
     assert_close(read_run(tmp_path / 'resumed'), whole, 1e-4)
 
 
-def test_a_lost_process_ends_the_others(tiny_folder, tmp_path):
+def test_a_lost_process_ends_the_others(tiny_folder, tmp_path):  # noqa: F811
     output = tmp_path / 'output'
     command = train_args(
-        tiny_folder, output, *ONLY_CONV, '--epochs', '2000', '--eval-interval', '0', '--recovery-interval', '1'
+        tiny_folder, output, *CONVS, '--epochs', '2000', '--eval-interval', '0', '--recovery-interval', '1'
     )
     processes = start(tmp_path, main, command)
     try:
@@ -146,11 +153,11 @@ def test_a_lost_process_ends_the_others(tiny_folder, tmp_path):
 
 
 @pytest.mark.parametrize('rank', [0, 1])
-def test_a_signal_to_one_process_stops_all(tiny_folder, tmp_path, rank):
+def test_a_signal_to_one_process_stops_all(tiny_folder, tmp_path, rank):  # noqa: F811
     """After the same step, with one checkpoint and one line."""
     output = tmp_path / 'output'
     command = train_args(
-        tiny_folder, output, *ONLY_CONV, '--epochs', '2000', '--eval-interval', '0', '--recovery-interval', '3'
+        tiny_folder, output, *CONVS, '--epochs', '2000', '--eval-interval', '0', '--recovery-interval', '3'
     )
     processes = start(tmp_path, main, command)
     try:
@@ -174,7 +181,7 @@ def test_a_signal_to_one_process_stops_all(tiny_folder, tmp_path, rank):
     assert f'goes on with epoch {before["epoch"]}' in ends[0][1]
 
 
-def test_what_the_first_process_finds_wrong_ends_all(tiny_folder, tmp_path):
+def test_what_the_first_process_finds_wrong_ends_all(tiny_folder, tmp_path):  # noqa: F811
     command = train_args(tiny_folder, tmp_path / 'output')
     ends = finish(start(tmp_path, main, [*command, '--resume', str(tmp_path / 'no.tar')]))
     assert [status for status, _ in ends] == [2, 2]

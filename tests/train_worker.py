@@ -1,15 +1,16 @@
-"""Trains a small super-network on noise, split half-way; for `test_distributed.py`, which starts several of these."""
+"""Trains a small super-network on noise, split half-way; for `test_distributed.py`, which starts two of these."""
 
 from pathlib import Path
 
 import torch
-from conftest import SMALL, make_training, random_batch
+from conftest import make_training, random_batch
 
 from condnet.training.step import TrainingStep
 from condnet.training.task import SupernetTask
 from condnet.utils.distributed import Group, join_group
 
-STEPS, SPLIT_AT, BATCH_SIZE = 6, 3, 8
+STEPS, SPLIT_AT, BATCH_SIZE = 4, 2, 8
+KWARGS = {'nb201_cond_supernet': {'space': 'only_conv', 'cells_per_stage': 1, 'channels': (8, 8, 8)}}
 
 
 def train(name: str, mode: str, group: Group, num_parts: int = 1) -> tuple[dict[str, torch.Tensor], ...]:
@@ -20,7 +21,7 @@ def train(name: str, mode: str, group: Group, num_parts: int = 1) -> tuple[dict[
     """
     amp_dtype = torch.float16 if mode == 'float16' else None
     dtype = torch.float32 if amp_dtype else torch.float64  # in which training does not amplify the rounding to be seen
-    task, optimizer = make_training(name, ema=True, dtype=dtype, **SMALL[name])
+    task, optimizer = make_training(name, ema=True, dtype=dtype, **KWARGS.get(name, {}))
     step, losses = TrainingStep(task, optimizer, group, num_parts, amp_dtype), []
     for i in range(STEPS):
         if i == SPLIT_AT:
@@ -31,7 +32,7 @@ def train(name: str, mode: str, group: Group, num_parts: int = 1) -> tuple[dict[
             handle.remove()
         task.train(mode != 'eval')
         images, targets = random_batch(BATCH_SIZE, seed=i)
-        batch = images[..., ::2, ::2].to(dtype), targets  # smaller ones, as double is slow
+        batch = images[..., ::4, ::4].to(dtype), targets  # smaller ones, as double is slow
         losses.append(step(*(tensor.tensor_split(group.size)[group.rank] for tensor in batch)))
     own = statistics(task)
     step.average_statistics()
@@ -53,13 +54,16 @@ def statistics(task: SupernetTask) -> dict[str, torch.Tensor]:
 
 
 def work(arguments: list[str]) -> None:
-    """What each process does: train, and write what comes of it to a file named by its rank.
+    """What each process does: train, and write what comes of it to files named by its rank.
 
     Args:
-        arguments: Folder to write to; BatchNorm's mode, `train` or `eval`, or `float16` for training in it, where the
-            second process has a gradient that is not finite in one step; name of the model.
+        arguments: Folder to write to; then `MODE:NAME` of each training: BatchNorm's mode, `train` or `eval`, or
+            `float16` for training in it, where the second process has a gradient that is not finite in one step; name
+            of the model.
     """
-    folder, mode, name = arguments
+    folder, *cases = arguments
     group, _ = join_group('cpu')
-    torch.save(train(name, mode, group), Path(folder) / f'{group.rank}.pt')
+    for case in cases:
+        mode, name = case.split(':')
+        torch.save(train(name, mode, group), Path(folder) / f'{case}.{group.rank}.pt')
     group.leave()
