@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import ONLY_CONV, train_args
+from small import tiny_folder  # noqa: F401  # its images are smaller ones
 
 from condnet.checkpoints.folder import save_model
 from condnet.checkpoints.loading import load_model, training_of
