@@ -24,6 +24,8 @@ from conftest import in_child
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from condnet.data.glyphs import render_glyphs
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 RUN_ELSEWHERE = {'README.md', 'your_own_space.md'}  # by CI, and by test_example_space.py
@@ -159,9 +161,10 @@ def test_the_picture_is_what_its_script_draws():
 
 @pytest.fixture(scope='module')
 def in_forks():
-    """What commands import is imported here, and in no fork again."""
+    """What commands import is imported here, and the letters are drawn, and in no fork again."""
     for name in ('condnet.cli.search', 'condnet.searching.run', 'matplotlib.pyplot', 'optuna'):
         importlib.import_module(name)
+    render_glyphs()
 
 
 @pytest.fixture(scope='module')

@@ -263,10 +263,10 @@ def draw_archs(space: SearchSpace, table: BenchmarkTable | None, config: RankCon
 
 def _archs_of_table(space: SearchSpace, table: BenchmarkTable, seed: int) -> list[Arch]:
     """Architectures of a space, or a part of one, that have a row in a table, in random order."""
-    known = set(table.indices.tolist())
+    archs = [space.parse(index) for index in sorted(set(table.indices.tolist())) if index in space]
     if space.is_enumerable:
-        return [arch for arch in space.shuffled(seed) if space.index(arch) in known]
-    archs = [space.parse(index) for index in sorted(known) if index in space]
+        known = set(archs)
+        return [arch for arch in space.shuffled(seed) if arch in known]
     order = torch.randperm(len(archs), generator=torch.Generator().manual_seed(seed))
     return [archs[i] for i in order.tolist()]
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -109,12 +110,15 @@ class Problem:
             return None
         if not self.space.is_enumerable or (self.limits.keys() & {'flops', 'params'} and not self._walks_costs()):
             return None
-        archs = [arch for arch in self.space if self.respects_limits(arch)]
-        if not archs:
+        if not (archs := self._within_limits):
             limits = ' and '.join(f'`max_{name}` {limit:g}' for name, limit in self.limits.items())
             least = ', '.join(f'{min(self.cost(arch, name) for arch in self.space):g} {name}' for name in self.limits)
             raise CondnetError(f'no architecture of {self.space} respects {limits}; the least is {least}')
         return archs
+
+    @cached_property
+    def _within_limits(self) -> list[Arch]:
+        return [arch for arch in self.space if self.respects_limits(arch)]
 
     def _walks_costs(self) -> bool:
         """Whether the costs of all architectures are at hand."""
