@@ -67,6 +67,14 @@ def no_table_at_hand(monkeypatch):
     monkeypatch.delenv('CONDNET_DATA', raising=False)
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Draws nothing, see test_api.py, and builds few networks to see whether costs add up, see test_costs.py."""
+    monkeypatch.setattr('condnet.searching.result.SearchResult.plot', lambda result: None)
+    monkeypatch.setattr('condnet.searching.result.to_png', lambda figure: b'plot')
+    monkeypatch.setattr('condnet.ranking.costs._NUM_CHECKED', 2)
+
+
 # The search itself
 
 
@@ -422,7 +430,7 @@ def test_winner_respects_the_limit_and_scores_elsewhere_what_was_predicted(
     assert len(rows) == summary['num_evals'] == 6 and int(rows[0]['index']) == winner['index']
     accuracies = [float(row['accuracy']) for row in rows]
     assert accuracies == sorted(accuracies, reverse=True) and rows[0]['front'] == '1'
-    assert (tmp_path / 'front.png').read_bytes().startswith(b'\x89PNG')
+    assert (tmp_path / 'front.png').read_bytes() == b'plot'
 
     net = timm.create_model(f'local-dir:{tmp_path / "network"}', pretrained=True).eval()
     with torch.no_grad():
@@ -443,13 +451,13 @@ def spy_on_data(seen):
 
 @pytest.mark.slow
 def test_same_command_again_evaluates_nothing_and_more_goes_on(checkpoint, tiny_data, tmp_path, monkeypatch):
-    assert main(arguments(checkpoint, tiny_data, tmp_path)) == 0
+    assert main(arguments(checkpoint, tiny_data, tmp_path, '--num-evals', '2')) == 0
     before, calls = (tmp_path / 'architectures.csv').read_bytes(), []
     monkeypatch.setattr('condnet.searching.run.predict', spy_on_data(calls))
-    assert main(arguments(checkpoint, tiny_data, tmp_path)) == 0
+    assert main(arguments(checkpoint, tiny_data, tmp_path, '--num-evals', '2')) == 0
     assert not calls and (tmp_path / 'architectures.csv').read_bytes() == before
-    assert main(arguments(checkpoint, tiny_data, tmp_path, '--num-evals', '8', '--sampler', 'random')) == 0
-    assert json.loads((tmp_path / 'search.json').read_text())['num_evals'] == 8
+    assert main(arguments(checkpoint, tiny_data, tmp_path, '--num-evals', '3', '--sampler', 'random')) == 0
+    assert json.loads((tmp_path / 'search.json').read_text())['num_evals'] == 3
 
 
 @pytest.mark.slow
@@ -459,10 +467,10 @@ def test_full_disk_while_results_are_written(checkpoint, tiny_data, tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr('condnet.searching.result.write_file', no_space)
-        assert main(arguments(checkpoint, tiny_data, tmp_path)) == 2
+        assert main(arguments(checkpoint, tiny_data, tmp_path, '--num-evals', '2')) == 2
     assert 'No space left' in capsys.readouterr().err
     monkeypatch.setattr('condnet.searching.run.predict', None)  # nothing is left to evaluate
-    assert main(arguments(checkpoint, tiny_data, tmp_path)) == 0
+    assert main(arguments(checkpoint, tiny_data, tmp_path, '--num-evals', '2')) == 0
 
 
 def test_full_disk_while_the_winner_is_written(tmp_path):
@@ -498,7 +506,7 @@ def test_searches_write_their_results_one_after_the_other(tmp_path):
 
 @pytest.mark.slow
 def test_latency_is_measured_and_kept(checkpoint, tiny_data, tmp_path):
-    more = ('--objectives', 'loss,latency', '--num-evals', '3')
+    more = ('--objectives', 'loss,latency', '--num-evals', '2')
     assert main(arguments(checkpoint, tiny_data, tmp_path, *more)) == 0
     first = json.loads((tmp_path / 'search.json').read_text())
     assert main(arguments(checkpoint, tiny_data, tmp_path, *more)) == 0
@@ -537,7 +545,7 @@ def test_bad_flags(refuse, tmp_path):
 
 @pytest.mark.slow
 def test_study_of_another_search_is_refused(refuse, checkpoint, tiny_data, tmp_path):
-    assert main(arguments(checkpoint, tiny_data, tmp_path / 'out')) == 0
+    assert main(arguments(checkpoint, tiny_data, tmp_path / 'out', '--num-evals', '2')) == 0
     study = optuna.load_study(study_name='search', storage=open_storage(str(tmp_path / 'out' / 'study.journal')))
     trials = study.get_trials()
     assert 'its objectives is' in refuse('--objectives', 'loss')
@@ -554,7 +562,7 @@ def test_study_of_another_search_is_refused(refuse, checkpoint, tiny_data, tmp_p
     assert study.get_trials() == trials and study.user_attrs['identity']['limits'] == {}
     optuna.create_study(storage=open_storage(str(tmp_path / 'foreign')), study_name='search').enqueue_trial({'x': 1})
     assert 'of another search' in refuse('--storage', str(tmp_path / 'foreign'))
-    more = ('--study-name', 'mine', '--storage', str(tmp_path / 'foreign'))
+    more = ('--study-name', 'mine', '--storage', str(tmp_path / 'foreign'), '--num-evals', '2')
     assert main(arguments(checkpoint, tiny_data, tmp_path / 'mine', *more)) == 0
 
 
