@@ -1,5 +1,6 @@
 """Recalibration and the plain loop: independent of order, and without a trace in the super-network."""
 
+import itertools
 import math
 import re
 from dataclasses import replace
@@ -26,7 +27,7 @@ def data():
 def supernet(request):
     """A split super-network that was trained a little, so that its statistics are of mixed architectures."""
     task, optimizer = make_training(request.param, **SMALL[request.param])
-    for step in range(4):
+    for step in range(2):
         train_step(task, optimizer, *random_batch(8, seed=step, pixels=8))
     task.split(optimizer)
     train_step(task, optimizer, *random_batch(8, seed=9, pixels=8))
@@ -276,7 +277,7 @@ def test_nothing_waits_for_the_device_within_an_architecture(supernet, data):
 def test_engine_gives_the_numbers_of_the_plain_loop_in_bfloat16(supernet, data):
     """The features are in bfloat16; logits are not: classes would tie."""
     data = replace(data, amp_dtype=torch.bfloat16)
-    archs = supernet.space.sample_distinct(3, seed=3)
+    archs = supernet.space.sample_distinct(2, seed=3)
     predictions = {p.index: p for p in predict(supernet, archs, data)}
     assert predictions == _plain(supernet, archs, data)
     assert predictions != _plain(supernet, archs, replace(data, amp_dtype=None))
@@ -314,14 +315,15 @@ def test_engine_prunes_without_a_trace(data):
     assert {p.index: p for p in predict(model, archs, data)} == _plain(model, archs, data)
 
 
-@pytest.mark.parametrize(('linear_skip', 'distinct'), [(True, 9685), (False, 9605)])
-def test_architectures_of_equal_computation_are_evaluated_once(linear_skip, distinct):
+@pytest.mark.parametrize(('linear_skip', 'num', 'distinct'), [(True, 15_625, 9685), (False, 4000, 2642)])
+def test_architectures_of_equal_computation_are_evaluated_once(linear_skip, num, distinct):
+    """Of the 4000, 2707 differ with linear skips."""
     model = timm.create_model(
         'nb201_cond_supernet', split=True, linear_skip=linear_skip, cells_per_stage=1, channels=(4, 4, 4)
     )
-    groups = group_by_route(model, model.space)
+    groups = group_by_route(model, itertools.islice(model.space.shuffled(), num))
     assert len(groups) == distinct
-    assert sum(len(archs) for _, archs in groups) == 15_625
+    assert sum(len(archs) for _, archs in groups) == num
 
 
 def test_shared_steps_run_once(data):
