@@ -7,6 +7,7 @@ import os
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,12 @@ from condnet.utils.locks import Lock
 MODELS = ('nb201_cond_supernet', 'macro_cond_supernet')
 FORK = multiprocessing.get_context('fork')  # processes that have everything imported already
 SMALL = {'nb201_cond_supernet': {'cells_per_stage': 1, 'channels': (8, 8, 8)}, 'macro_cond_supernet': {}}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that in the end no process works alone (with `--no-loadscope-reorder`)."""
+    num_slow = Counter(item.path for item in items if item.get_closest_marker('slow'))
+    items.sort(key=lambda item: -num_slow[item.path])
 
 
 # Bit-identity is claimed for equal threads; with one, a busy machine does not stall the tests.

@@ -72,7 +72,7 @@ def quick(monkeypatch):
     """Draws nothing, see test_api.py, and builds few networks to see whether costs add up, see test_costs.py."""
     monkeypatch.setattr('condnet.searching.result.SearchResult.plot', lambda result: None)
     monkeypatch.setattr('condnet.searching.result.to_png', lambda figure: b'plot')
-    monkeypatch.setattr('condnet.ranking.costs._NUM_CHECKED', 2)
+    monkeypatch.setattr('condnet.ranking.costs.NUM_CHECKED', 2)
 
 
 # The search itself

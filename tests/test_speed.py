@@ -65,6 +65,7 @@ def test_bad_numbers(tiny_data, capsys):
     assert '--plain-archs is 0, expected at least 1' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_figures_of_training(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr('tools.speed_training._MODELS', ('nb201_cond_supernet',))
     file = tmp_path / 'training.json'

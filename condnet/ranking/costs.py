@@ -11,7 +11,7 @@ from condnet.models.supernet import Supernet
 from condnet.spaces.base import Arch
 from condnet.spaces.costs import Cost
 
-_NUM_CHECKED = 16  # random architectures that costs are tested on before they are added up
+NUM_CHECKED = 16  # random architectures that costs are tested on before they are added up
 
 
 @torch.no_grad()
@@ -49,14 +49,14 @@ class NetworkCosts:
 
     def __call__(self, arch: Arch) -> Cost:
         """Cost of the network of an architecture."""
-        if 'is_sum' not in vars(self) and len(self._measured) < _NUM_CHECKED:
+        if 'is_sum' not in vars(self) and len(self._measured) < NUM_CHECKED:
             return self._measure(arch)  # to see whether costs add up, more networks are built than that
         return self._add_up(arch) if self.is_sum else self._measure(arch)
 
     @cached_property
     def is_sum(self) -> bool:
         """Whether costs add up, so that they are known of all architectures."""
-        checked = itertools.islice(self._model.space.shuffled(), _NUM_CHECKED)
+        checked = itertools.islice(self._model.space.shuffled(), NUM_CHECKED)
         return all(self._add_up(arch) == self._measure(arch) for arch in checked)
 
     @cached_property
