@@ -79,13 +79,17 @@ def random_batch(size: int = 8, seed: int = 0, pixels: int = 32):
 @pytest.fixture(scope='session')
 def tiny_folder(tmp_path_factory) -> Path:
     """A class folder of 10 x 30 coloured noise images of 32x32 pixels that a network can tell apart."""
-    root = tmp_path_factory.mktemp('tiny')
+    return write_noise(tmp_path_factory.mktemp('tiny'), 32)
+
+
+def write_noise(root: Path, size: int) -> Path:
+    """Write what `tiny_folder` is, of so many pixels a side."""
     generator = np.random.default_rng(0)
     for label, name in enumerate(CIFAR10_CLASSES):
         folder = root / 'train' / name
         folder.mkdir(parents=True)
         for i in range(30):
-            pixels = generator.integers(0, 128, (32, 32, 3)) + (np.array([label, 9 - label, label // 2]) * 12)
+            pixels = generator.integers(0, 128, (size, size, 3)) + (np.array([label, 9 - label, label // 2]) * 12)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f'{i:04}.png')
     return root
 

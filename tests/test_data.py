@@ -258,8 +258,10 @@ class TestSubsets:
         ]  # results depend on this choice: it must never change
 
     @pytest.mark.parametrize(('num_train', 'num'), [(45_000, 1024), (1024, 1024), (1023, 768), (300, 256), (255, 255)])
-    def test_calibration_size(self, num_train, num):
+    def test_calibration_size(self, num_train, num, caplog):
+        caplog.set_level('INFO')
         assert calibration_size(num_train, 1024) == num
+        assert (f'calibrated on {num} images instead of 1024' in caplog.text) == (num < 1024)
 
     def test_fewer_images_to_calibrate_on_than_asked_for(self):
         images = render_glyphs()

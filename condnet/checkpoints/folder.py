@@ -61,6 +61,7 @@ def _as_stored(model: nn.Module, half: bool, tag: str) -> nn.Module:
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)} if half else set()
     tensors = {key: (value.half() if key in parameters else value).contiguous()
                for key, value in model.state_dict().items()}  # fmt: skip
+    # What timm writes is what it is given by this method; a deep copy of the model would take its memory once more.
     stored.state_dict = lambda: tensors  # type: ignore[method-assign, assignment]
     stored.pretrained_cfg = {**stored.pretrained_cfg, 'tag': tag}  # type: ignore[assignment, dict-item]
     if isinstance(stored, Supernet):

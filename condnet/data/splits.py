@@ -1,9 +1,13 @@
 """Which images are withheld from training, and which calibrate BatchNorm."""
 
+import logging
+
 import torch
 
 from condnet.data.images import Images
 from condnet.errors import CondnetError
+
+_logger = logging.getLogger(__name__)
 
 
 def withheld_indices(targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,7 +67,11 @@ def calibration_size(num_train: int, num: int, batch_size: int = 256) -> int:
         num: How many are asked for.
         batch_size: Images per batch.
     """
-    return num if num <= num_train else num_train // batch_size * batch_size or num_train
+    if num <= num_train:
+        return num
+    fewer = num_train // batch_size * batch_size or num_train
+    _logger.info(f'BatchNorm is calibrated on {fewer} images instead of {num}: there are {num_train} to train on')
+    return fewer
 
 
 def calibration_indices(num_train: int, num: int = 5120, seed: int = 0) -> torch.Tensor:
