@@ -99,6 +99,47 @@ def test_evaluates_only_what_is_new_and_within_the_limits(sampler):
     assert best.prediction.accuracy == max(map(sum, judge.archs)) == study.best_value
 
 
+@pytest.mark.parametrize('sampler', ['nsga2', 'tpe'])
+def test_begins_with_many_flops(sampler):
+    problem, judge = Problem(MACRO, limits={'flops': 60e6}, network_cost=MACRO.cost), Judge()
+    run_study(new_study(problem), problem, judge, 20, sampler, seed=3)
+    (first,) = judge.calls
+    within = sorted((MACRO.cost(arch).flops for arch in problem.feasible()), reverse=True)
+    assert len(set(first)) == 20
+    assert all(within[len(within) // 6] < MACRO.cost(arch).flops <= 60e6 for arch in first)
+    again, other = Judge(), Judge()
+    run_study(new_study(problem), problem, again, 20, sampler, seed=3)
+    run_study(new_study(problem), problem, other, 20, sampler, seed=4)
+    assert judge.archs == again.archs != other.archs
+
+
+def test_begins_with_many_flops_where_it_was_interrupted():
+    problem = Problem(MACRO, limits={'flops': 60e6}, network_cost=MACRO.cost)
+    study = new_study(problem)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, problem, Judge(stop_after=5), 20)
+    rest = Judge()
+    run_study(study, problem, rest, 20)
+    assert len(rest.archs) == 15 and min(MACRO.cost(arch).flops for arch in rest.archs) > 50e6
+    more = Judge()
+    run_study(study, problem, more, 100)  # of the first 50, 30 are left
+    assert min(MACRO.cost(arch).flops for arch in more.calls[0][:30]) > 50e6
+    assert min(MACRO.cost(arch).flops for arch in more.calls[0][30:]) < 50e6
+
+
+@pytest.mark.parametrize(
+    ('sampler', 'objectives', 'known'),
+    [('random', 'accuracy', True), ('nsga2', 'accuracy flops', True), ('nsga2', 'accuracy', False)],
+    ids=['random', 'flops are an objective', 'flops unknown'],
+)
+def test_begins_with_random_ones(sampler, objectives, known):
+    problem = Problem(MACRO, tuple(objectives.split()), network_cost=MACRO.cost if known else None)
+    judge = Judge()
+    run_study(new_study(problem), problem, judge, 20, sampler)
+    flops = [MACRO.cost(arch).flops for arch in judge.archs]
+    assert min(flops) < sum(MACRO.cost(arch).flops for arch in MACRO) / len(MACRO)
+
+
 def test_limits_guide_the_search():
     """Less than one proposal in a hundred is within this limit; evolution learns from how far the others are off."""
     problem = Problem(MACRO, limits={'flops': 22e6}, network_cost=MACRO.cost)

@@ -114,14 +114,18 @@ class Stored:
         return Stored(noisy, self.table, self.max_flops)
 
     def problem(self, objective: str) -> Problem:
-        """What is searched for; costs and the limit are those of the benchmark's networks."""
+        """What is searched for; costs and the limit are those of the benchmark's networks.
+
+        Architectures that were not predicted count as beyond any limit.
+        """
         space, flops, params = get_space(self.table.space), self.table.flops, self.table.params
         if flops is None or params is None:
             raise SystemExit(f'{self.table.path} has no costs')
         rows = zip(self.table.indices.tolist(), params.tolist(), flops.tolist(), strict=True)
         costs = {space.parse(index): Cost(*its) for index, *its in rows}
-        limits = {} if self.max_flops == np.inf else {'flops': self.max_flops}
-        return Problem(space, (objective,), limits, network_cost=costs.__getitem__)
+        most = min(self.max_flops, max(flops.tolist()))
+        unknown = Cost(0, int(2 * most))
+        return Problem(space, (objective,), {'flops': most}, network_cost=lambda arch: costs.get(arch, unknown))
 
     def search(self, objective: str, sampler: str, num_evals: list[int], seed: int) -> Iterator[list[Candidate]]:
         """Candidates, best first, of a search of each length; a shorter one is the beginning of a longer one."""
@@ -131,18 +135,14 @@ class Stored:
             order.extend(archs)
             return [self.predictions[index] for index in map(problem.space.index, archs)]
 
-        if len(self.predictions) == problem.space.size:
-            candidates = run(problem, evaluate, sampler, max(num_evals), seed)
-        elif sampler == 'random':  # of what was predicted
+        if sampler == 'random':  # at once, of what was predicted
             picks = np.random.default_rng(seed).permutation(sorted(self.truth))[: max(num_evals)].tolist()
             predicted = evaluate([problem.space.parse(index) for index in picks])
             candidates = [Candidate(arch, problem.costs(arch), its) for arch, its in zip(order, predicted, strict=True)]
             sign = -1 if objective == 'accuracy' else 1
             candidates.sort(key=lambda candidate: (sign * candidate.value(objective), candidate.value('loss')))
         else:
-            raise SystemExit(
-                f'{len(self.predictions)} of {problem.space.size} are predicted; expected --sampler random'
-            )
+            candidates = run(problem, evaluate, sampler, max(num_evals), seed)
         for num in num_evals:
             first = set(order[:num])
             yield [candidate for candidate in candidates if candidate.arch in first]
@@ -164,7 +164,10 @@ def worth(values: list[float], accuracy: float) -> str:
 def compare_trainings(stored: Stored, args: argparse.Namespace) -> None:
     """Print what the best of a search truly reach, beside the best of random ones, for each of its lengths."""
     values = list(stored.truth.values())
-    sizes = f'{len(values)} architectures, best {max(values):.2f}, mean {np.mean(values):.2f}'
+    flops = dict(zip(stored.table.indices.tolist(), stored.table.flops, strict=True))
+    largest = stored.truth[max(stored.truth, key=flops.__getitem__)]
+    sizes = (f'{len(values)} architectures, best {max(values):.2f}, mean {np.mean(values):.2f}, '
+             f'that of most FLOPs {largest:.2f}')  # fmt: skip
     noise = f', with the simulated noise of {args.eval_images} images' if args.eval_images else ''
     print(f'\n{stored.table.space}: {sizes}; {args.sampler}, {args.seeds} seeds from {FIRST_SEED}{noise}\n')
     heads = ['searched by', 'selected by', 'N', 'the first', 'less the best of N random', 'is worth',

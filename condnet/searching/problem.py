@@ -1,5 +1,6 @@
 """What is searched for: objectives, limits, and candidates."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -120,11 +121,30 @@ class Problem:
     def _within_limits(self) -> list[Arch]:
         return [arch for arch in self.space if self.respects_limits(arch)]
 
+    def with_many_flops(self, num: int, of: int, seed: int) -> list[Arch]:
+        """Up to `num` architectures, each that of most FLOPs among `of` random ones within the limits.
+
+        A longer list begins with a shorter one. Where FLOPs, or what is within the limits, can only be told by building
+        or measuring each network, it is empty.
+        """
+        if not self._knows_costs() or ('latency' in self.limits and isinstance(self.latency, MeasuredLatency)):
+            return []
+        drawn = self.space.shuffled(seed)
+        if not self.space.is_enumerable:
+            drawn = itertools.islice(drawn, num * of)  # there may be none within the limits
+        within = filter(self.respects_limits, drawn)
+        groups = (list(itertools.islice(within, of)) for _ in range(num))
+        return [max(group, key=lambda arch: self.cost(arch, 'flops')) for group in groups if group]
+
     def _walks_costs(self) -> bool:
         """Whether the costs of all architectures are at hand."""
-        if not (self.has_costs and self.space.is_enumerable):
-            return False
-        return not isinstance(self.network_cost, NetworkCosts) or self.space.size <= _FEW or self.network_cost.is_sum
+        return self.space.is_enumerable and self._knows_costs()
+
+    def _knows_costs(self) -> bool:
+        """Whether FLOPs and parameters of an architecture are known without its network, or networks are few."""
+        if not isinstance(self.network_cost, NetworkCosts):
+            return self.has_costs
+        return self.space.size <= _FEW or self.network_cost.is_sum
 
     def _check_measured_limit(self) -> None:
         """Measure the smallest network before a search that nothing would come of."""
