@@ -73,7 +73,7 @@ def test_results_are_reproducible_in_any_order(checkpoint, tiny_data, table, tmp
 
 
 def test_summary_says_what_made_it_and_agrees_with_the_predictions(checkpoint, tiny_data, table, tmp_path):
-    assert main(arguments(checkpoint, tiny_data, table, tmp_path)) == 0
+    assert main(arguments(checkpoint, tiny_data, table, tmp_path, '--calib-batches', '9')) == 0
     summary = json.loads((tmp_path / 'ranking.json').read_text())
     recomputed = summarize_predictions(read_predictions(tmp_path / 'ranking.csv'), load_benchmark('nb201', str(table)))
     assert {key: summary[key] for key in recomputed} == recomputed
@@ -81,6 +81,7 @@ def test_summary_says_what_made_it_and_agrees_with_the_predictions(checkpoint, t
     assert re.fullmatch(r'[0-9a-f]{64}', summary['checkpoint_sha256'])
     assert str(tiny_data) not in json.dumps(summary)
     assert set(summary['versions']) == {'condnet', 'torch', 'timm'}
+    assert summary['calibration'] == {'batches': 1, 'batch_size': 256, 'augmented': True, 'momentum': None}
 
 
 @pytest.mark.slow

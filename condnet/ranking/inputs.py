@@ -46,10 +46,18 @@ class ChosenImages:
     dataset: str
     match: dict[str, Any] | None = None
 
-    def facts(self) -> dict[str, Any]:
-        """What results say of them."""
+    def facts(self, config: EvalConfig) -> dict[str, Any]:
+        """What results say of them, and of how they are used."""
         sha256 = [images.sha256() for images in (self.calibration, self.validation) if images is not None]
-        return {'dataset': self.dataset, 'eval_images': len(self.validation), 'images_sha256': sha256}
+        num_calibration = 0 if self.calibration is None else len(self.calibration)
+        return {
+            'dataset': self.dataset,
+            'eval_images': len(self.validation),
+            'images_sha256': sha256,
+            'calibration': _calibration_facts(num_calibration, config.calib_augment, config.calib_momentum),
+            'eval_batch_size': config.batch_size,
+            'amp_dtype': config.amp_dtype,
+        }
 
     def input_size(self, model: Supernet) -> tuple[int, ...]:
         """Channels, height and width of the images as the model takes them."""
@@ -73,20 +81,17 @@ class PreparedImages:
     dataset: str
     match: None = None
 
-    def facts(self) -> dict[str, Any]:
-        """What results say of them."""
+    def facts(self, config: EvalConfig) -> dict[str, Any]:
+        """What results say of them, and of how they are used."""
         data = self.data
         tensors = (data.to_calibrate(), data.images)
         sha256 = [hashlib.sha256(tensor.float().cpu().contiguous().numpy().tobytes()).hexdigest() for tensor in tensors]
         names = {dtype: name for name, dtype in AMP_DTYPES.items()}
-        batches = -(-len(data.to_calibrate()) // CALIBRATION_BATCH_SIZE)
-        calibration = {'batches': batches, 'batch_size': CALIBRATION_BATCH_SIZE, 'augmented': None,
-                       'momentum': data.momentum}  # fmt: skip
         return {
             'dataset': self.dataset,
             'eval_images': len(data.targets),
             'images_sha256': sha256,
-            'calibration': calibration,
+            'calibration': _calibration_facts(len(data.to_calibrate()), None, data.momentum),
             'eval_batch_size': data.batch_size,
             'amp_dtype': names.get(data.amp_dtype, str(data.amp_dtype)),
         }
@@ -98,6 +103,16 @@ class PreparedImages:
     def prepare(self, model: nn.Module, config: EvalConfig) -> EvaluationData:
         """The images as they are."""
         return self.data
+
+
+def _calibration_facts(num_images: int, augmented: bool | None, momentum: float | None) -> dict[str, Any]:
+    """What BatchNorm is calibrated on, which may be less than was asked for."""
+    return {
+        'batches': -(-num_images // CALIBRATION_BATCH_SIZE),
+        'batch_size': min(num_images, CALIBRATION_BATCH_SIZE),
+        'augmented': augmented,
+        'momentum': momentum,
+    }
 
 
 def open_evaluation_images(
@@ -240,8 +255,8 @@ def find_table(
     return load_benchmark(space, path, dataset, download=config.download)
 
 
-def provenance(subject: Subject[Supernet], config: EvalConfig) -> dict[str, Any]:
-    """What made a result: model, checkpoint, data, calibration, seed and versions."""
+def provenance(subject: Subject[Supernet], config: EvalConfig, images: ChosenImages | PreparedImages) -> dict[str, Any]:
+    """What made a result: model, checkpoint, data, calibration, hardware and versions."""
     return {
         'model': subject.model.pretrained_cfg['architecture'],
         'space': str(subject.model.space),
@@ -250,14 +265,7 @@ def provenance(subject: Subject[Supernet], config: EvalConfig) -> dict[str, Any]
         'checkpoint_sha256': subject.sha256,
         'ema': config.use_ema,
         'training': subject.training,
-        'eval_batch_size': config.batch_size,
-        'calibration': {
-            'batches': config.calib_batches,
-            'batch_size': CALIBRATION_BATCH_SIZE,
-            'augmented': config.calib_augment,
-            'momentum': config.calib_momentum,
-        },
-        'amp_dtype': config.amp_dtype,
+        **images.facts(config),
         'channels_last': config.channels_last,
         'device': config.device,
         'hardware': hardware_name(find_device(config.device)),

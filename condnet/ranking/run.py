@@ -140,7 +140,7 @@ class _Ranker:
             _logger.warning(f'of what is ranked, {warning}')
         if table is not None:
             table = table.select([model.space.index(arch) for arch in archs])
-        settings = {**provenance(self.subject, config), **images.facts()}
+        settings = provenance(self.subject, config, images)
         settings['architectures'] = 'given' if given else f'{num_archs}, drawn with seed {config.seed}'
         settings |= {'table': None if table is None else {'file': Path(table.path).name, 'sha256': table.sha256}}
         if config.results_file is not None:

@@ -201,7 +201,7 @@ def search_identity(
         'latency': latency,
         'costs': f'networks of {"x".join(map(str, images.input_size(subject.model)))} images',
         'dataset': images.dataset,
-        **{key: value for key, value in images.facts().items() if key in ('eval_images', 'images_sha256')},
+        **{key: value for key, value in images.facts(config).items() if key in ('eval_images', 'images_sha256')},
         'calib_batches': config.calib_batches,
         'calib_augment': config.calib_augment,
         'calib_momentum': config.calib_momentum,
