@@ -25,7 +25,7 @@ class SearchConfig(EvalConfig):
     report: bool = setting(False, 'write report.html as well: plots, the best drawn, settings')
     sampler: str = setting('nsga2', "Optuna's; grid: everything", group=_SEARCH, choices=SAMPLER_NAMES)
     num_evals: int = setting(
-        50,
+        20,
         'distinct architectures to evaluate, by all processes that share the storage',
         group=_SEARCH,
         least=1,
