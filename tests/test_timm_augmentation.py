@@ -83,6 +83,41 @@ def test_crops_are_of_the_asked_area(parts, monkeypatch):
     assert {(height, width) for height, width, _ in seen} == {(16, 32)} and len({how for *_, how in seen}) == 2
 
 
+def changed(*batches):
+    """The share of images that differ."""
+    return (batches[0] != batches[1]).flatten(1).any(1).float().mean()
+
+
+def test_modes_of_the_crop(parts):
+    plain = first(parts, **WHOLE)
+    for mode in ('rkrc', 'rkrr'):
+        assert first(parts, **WHOLE, train_crop_mode=mode).equal(plain)  # an image that fits is as it was
+    half = {**WHOLE, 'scale': (0.25, 0.25)}  # by timm, of every second image
+    centre, anywhere = (first(parts, **half, train_crop_mode=mode) for mode in ('rkrc', 'rkrr'))
+    assert 0.3 < changed(centre, plain) < 0.7 and changed(centre, anywhere) > 0.3
+    assert changed(first(parts, **half), plain) > 0.9
+
+
+def test_colours_and_blur_of_some_images(parts):
+    plain = first(parts, **WHOLE)
+    jitter = {**WHOLE, 'color_jitter': 0.4}
+    assert changed(first(parts, **jitter, color_jitter_prob=0), plain) == 0
+    assert 0.2 < changed(first(parts, **jitter, color_jitter_prob=0.5), plain) < 0.8
+
+    def grey(images):
+        return (images == images[:, :1]).flatten(1).all(1).float().mean()
+
+    assert grey(first(parts, **WHOLE, grayscale_prob=1)) == 1 and grey(plain) == 0
+    assert 0.2 < grey(first(parts, **WHOLE, grayscale_prob=0.5)) < 0.8
+
+    def edges(images):
+        return images.diff(dim=3).abs().mean()
+
+    blurred = first(parts, **WHOLE, gaussian_blur_prob=1)
+    assert edges(blurred) < 0.8 * edges(plain)
+    assert 0.2 < changed(first(parts, **WHOLE, gaussian_blur_prob=0.5), plain) < 0.8
+
+
 @pytest.mark.parametrize('mode', ['const', 'rand', 'pixel'])
 def test_regions_are_erased(parts, mode):
     plain, erased = first(parts, **WHOLE), first(parts, **WHOLE, reprob=1, remode=mode)
@@ -113,7 +148,8 @@ def test_flags_of_loading(parts):
 @pytest.mark.parametrize('workers', [0, 1])
 def test_resumed_in_mid_epoch(parts, workers):
     """What is drawn depends on seed, epoch and batch alone, and leaves the numbers of the program alone."""
-    settings = {'aa': 'rand-m9-n2-mstd0.5', 'reprob': 0.5, 'recount': 3, 'seed': 5}
+    settings = {'aa': 'rand-m9-n2-mstd0.5', 'reprob': 0.5, 'recount': 3, 'seed': 5, 'train_crop_mode': 'rkrr',
+                'grayscale_prob': 0.5, 'gaussian_blur_prob': 0.5}  # fmt: skip
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     whole = [images for images, _ in loader_of(parts, workers, **settings)]
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
@@ -153,6 +189,8 @@ def test_calibration_images_are_augmented_as_in_training(parts):
     plain = calibration(parts, no_aug=True)
     assert calibration(parts, **WHOLE).equal(plain)
     assert calibration(parts, **WHOLE | {'hflip': 1, 'reprob': 1.0}).equal(plain.flip(3))  # whole, without erasing
+    grey = calibration(parts, **WHOLE, grayscale_prob=1.0)
+    assert grey.equal(grey[:, :1].expand_as(grey)) and not grey.equal(plain)
     once, again = (calibration(parts, aa='rand-m9-n2') for _ in range(2))
     assert once.equal(again) and not once.equal(plain) and not calibration(parts).equal(plain)
     config = TrainConfig(dataset='folder', data_dir=str(parts), batch_size=60, eval_batches=1, eval_images=20,
@@ -198,6 +236,12 @@ def test_letters_are_flipped_where_that_is_asked_for():
         ({'dataset': 'folder', 'remode': 'const'}, 'remode does nothing without `reprob`'),
         ({'dataset': 'folder', 'aa': 'v0', 'color_jitter': 0.1}, 'color_jitter does nothing with `aa` v0'),
         ({'dataset': 'folder', 'scale': (0.5, 0.1)}, 'scale is 0.5 0.1, expected a range'),
+        ({'train_crop_mode': 'rkrc'}, 'train_crop_mode does nothing without `dataset`'),
+        ({'dataset': 'folder', 'no_aug': True, 'gaussian_blur_prob': 0.1}, 'gaussian_blur_prob does nothing with `no_'),
+        ({'dataset': 'folder', 'aa': 'v0', 'color_jitter_prob': 0.1}, 'color_jitter_prob does nothing with `aa` v0'),
+        ({'dataset': 'folder', 'color_jitter': 0, 'color_jitter_prob': 0.1}, 'does nothing with `color_jitter` 0'),
+        ({'dataset': 'folder', 'input_size': (1, 16, 16), 'grayscale_prob': 0.1}, 'nothing with images of one channel'),
+        ({'dataset': 'folder', 'input_size': (3, 16, 11), 'gaussian_blur_prob': 0.1}, 'of more than 11 pixels'),
     ],
 )
 def test_refused(settings, message):

@@ -12,14 +12,16 @@ from timm.layers import is_fast_norm, set_fast_norm
 from timm.loss import BinaryCrossEntropy
 
 import condnet
+from condnet.checkpoints.training import TIMM_FLAGS
 from condnet.cli.train import main, make_parser, parse_args
 from condnet.errors import CondnetError
 from condnet.training.build import create_training, step_on_updates
-from condnet.training.config import Settled, TrainConfig
+from condnet.training.config import Settled, TrainConfig, recorded_args
 from condnet.training.mixing import Mixing
 from condnet.training.optimization import create_optimizer, create_scheduler
 from condnet.training.output import Recorder
 from condnet.training.progress import Progress
+from condnet.training.resume import check_resumable
 from tools.kill_training import differences, final_state
 
 SETTLED, CPU = Settled(10, (3, 16, 16), 'cifar10'), torch.device('cpu')
@@ -140,8 +142,26 @@ def test_binary_cross_entropy():
         loss = training_of(bce_loss=True, smoothing=smoothing).step.task.criterion(output, target)
         assert torch.equal(loss, BinaryCrossEntropy(smoothing)(output, target))
     soft = torch.rand(4, 10)
-    assert torch.equal(training_of(bce_loss=True, mixup=1).step.task.criterion(output, soft),
-                       torch.nn.functional.binary_cross_entropy_with_logits(output, soft))  # fmt: skip
+    plain = torch.nn.functional.binary_cross_entropy_with_logits
+    for settings, expected in (
+        ({}, plain(output, soft)),
+        ({'bce_sum': True}, 10 * plain(output, soft)),
+        ({'bce_target_thresh': 0.3}, plain(output, (soft > 0.3).float())),
+        ({'bce_pos_weight': 3.0}, plain(output, soft, pos_weight=torch.tensor(3.0))),
+    ):
+        torch.testing.assert_close(training_of(bce_loss=True, mixup=1, **settings).step.task.criterion(output, soft),
+                                   expected)  # fmt: skip
+
+
+def test_the_average_warms_up():
+    """Its share of a step is that of timm, by the number of the step."""
+    training = training_of(model_ema=True, model_ema_decay=0.45, model_ema_warmup=True)
+    task, expected = training.step.task, None
+    for kept in (0, 1 - 2 ** (-2 / 3), 0.45, 0.45):
+        training.step(torch.rand(4, 3, 16, 16), torch.arange(4))
+        now = task.model.stem.conv.weight.detach().clone()
+        expected = now if expected is None else kept * expected + (1 - kept) * now
+        torch.testing.assert_close(task.get_trainable_module(ema=True).module.stem.conv.weight, expected)
 
 
 def test_shares_of_cutmix():
@@ -185,10 +205,12 @@ def test_fast_norm(tiny_folder):  # noqa: F811
 
 RESUMED = {
     'updates': {'sched_on_updates': True, 'lr_noise': (0.2,), 'warmup_epochs': 1, 'warmup_prefix': True,
-                'bce_loss': True, 'cutmix_minmax': (0.2, 0.8)},
+                'bce_loss': True, 'bce_sum': True, 'bce_target_thresh': 0.2, 'bce_pos_weight': 2.0,
+                'cutmix_minmax': (0.2, 0.8), 'model_ema': True, 'model_ema_warmup': True},
     'plateau': {'sched': 'plateau', 'lr_noise': (0.2,), 'patience_epochs': 1, 'epochs': 3, 'no_aug': True},
     'timm': {'dataset': 'folder', 'aa': 'rand-m9-n2', 'reprob': 0.5, 'mixup': 0.4, 'lr_cycle_limit': 2, 'epochs': 1,
-             'opt_kwargs': {'nesterov': True}, 'workers': 1},
+             'opt_kwargs': {'nesterov': True}, 'workers': 1, 'train_crop_mode': 'rkrr', 'grayscale_prob': 0.5,
+             'gaussian_blur_prob': 0.5},
     'network': {**VIT, 'layer_decay': 0.7, 'drop_path': 0.2, 'amp': True, 'fast_norm': True, 'opt': 'adamw',
                 'lr_base': 1e-3, 'lr_k_decay': 1.5, 'hflip': 0.1},
 }  # fmt: skip
@@ -227,6 +249,19 @@ def test_resumed_exactly(tiny_folder, tmp_path, monkeypatch, name):  # noqa: F81
             condnet.train(dataclasses.replace(config, recovery_interval=0))
 
 
+def test_a_resumed_training_keeps_its_flags():
+    config = TrainConfig(**SMALL)
+    groups = [f'{name} parameters' for name in ('Optimizer', 'Augmentation and regularization',
+                                                'Model exponential moving average')]  # fmt: skip
+    names = [field.name for field in dataclasses.fields(config) if field.metadata.get('group') in groups]
+    assert len(names) > 40 and all(getattr(config, name) == value for name, value in TIMM_FLAGS.items())
+    for name in names:
+        before = recorded_args(config, SETTLED)
+        setattr(before, name, 'another')
+        with pytest.raises(CondnetError, match=f"trained with {name} 'another'"):
+            check_resumable({'args': before, 'task_state': {}}, config, SETTLED)
+
+
 @pytest.mark.parametrize(
     ('more', 'message'),
     [
@@ -243,6 +278,10 @@ def test_resumed_exactly(tiny_folder, tmp_path, monkeypatch, name):  # noqa: F81
         (['--lr-base-size', '64'], '--lr-base-size does nothing without --lr-base'),
         (['--cutmix', '1', '--cutmix-minmax', '0.2', '0.8'], '--cutmix does nothing with --cutmix-minmax'),
         (['--fast-norm'], '--fast-norm does nothing without --amp'),
+        (['--bce-sum'], '--bce-sum does nothing without --bce-loss'),
+        (['--bce-loss', '--bce-target-thresh', '0.2'], 'nothing without --mixup, --cutmix or --smoothing'),
+        (['--bce-pos-weight', '2'], '--bce-pos-weight does nothing without --bce-loss'),
+        (['--model-ema-warmup'], '--model-ema-warmup does nothing without --model-ema'),
     ],
 )
 def test_refused(capsys, more, message):

@@ -63,6 +63,14 @@ TIMM_FLAGS: dict[str, Any] = {  # timm's settings that do nothing unless they ar
     'bce_loss': False,
     'cutmix_minmax': None,
     'drop_path': 0.0,
+    'train_crop_mode': None,
+    'color_jitter_prob': None,
+    'grayscale_prob': 0.0,
+    'gaussian_blur_prob': 0.0,
+    'bce_sum': False,
+    'bce_target_thresh': None,
+    'bce_pos_weight': None,
+    'model_ema_warmup': False,
 }
 # Settings that are recorded with a model where they differ from these.
 USUAL = {

@@ -28,10 +28,14 @@ class Augmentation:
 
     no_aug: bool = False
     hflip: float | None = None
+    train_crop_mode: str | None = None
     scale: tuple[float, ...] | None = None
     ratio: tuple[float, ...] | None = None
     vflip: float = 0.0
     color_jitter: float = 0.4
+    color_jitter_prob: float | None = None
+    grayscale_prob: float = 0.0
+    gaussian_blur_prob: float = 0.0
     aa: str | None = None
     reprob: float = 0.0
     remode: str = 'pixel'

@@ -87,7 +87,7 @@ def create_training(
         _logger.warning(f'`momentum` does nothing with `opt` {config.opt}')
     scheduler = create_scheduler(optimizer, config)
     if config.model_ema:
-        task.setup_ema(decay=config.model_ema_decay)
+        task.setup_ema(decay=config.model_ema_decay, use_warmup=config.model_ema_warmup)
     amp_dtype = getattr(torch, config.amp_dtype) if config.amp else None
     clip = None if config.clip_grad is None else (config.clip_grad, config.clip_mode)
     mixing = _create_mixing(config, settled, group)
@@ -120,7 +120,12 @@ def _create_task(model: nn.Module, config: TrainConfig, untrained: Iterable[Choi
     criterion = None
     if config.smoothing or config.mixes or config.bce_loss:  # mixing smooths labels itself
         criterion = create_classification_loss(
-            'bce' if config.bce_loss else 'ce', smoothing=config.smoothing, soft_targets=config.mixes
+            'bce' if config.bce_loss else 'ce',
+            smoothing=config.smoothing,
+            soft_targets=config.mixes,
+            bce_target_thresh=config.bce_target_thresh,
+            bce_sum=config.bce_sum,
+            pos_weight=config.bce_pos_weight,
         )
     task = SupernetTask(model, config.seed, config.sampling, config.share_momentum, config.operation_weights, criterion)
     if task.untrained_before is not None:

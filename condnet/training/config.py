@@ -138,17 +138,32 @@ class TrainConfig:
     )
 
     no_aug: bool = setting(False, 'no augmentation', group=_AUGMENTATION)
+    train_crop_mode: str | None = setting(None, 'with --dataset: the random crop is resized (rrc, the default), or the '
+                'resized image is cropped in the centre (rkrc) or anywhere (rkrr), and padded by its mirror image',
+                group=_AUGMENTATION, choices=('rrc', 'rkrc', 'rkrr'))  # fmt: skip
     scale: tuple[float, float] | None = setting(None, 'with --dataset: area of the random crop, as a share of the '
-                            'image (default: 0.08 1)', group=_AUGMENTATION, least=0.0001, below=_UP_TO_1)  # fmt: skip
+                'image (default: 0.08 1, of the other modes 0.8 1)', group=_AUGMENTATION, least=0.0001,
+                below=_UP_TO_1)  # fmt: skip
     ratio: tuple[float, float] | None = setting(None, 'with --dataset: its width, as a share of the height (default: '
-                                                '0.75 1.33)', group=_AUGMENTATION, least=0.01, below=100)  # fmt: skip
+                '0.75 1.33, of the other modes 0.9 1.11)', group=_AUGMENTATION, least=0.01, below=100)  # fmt: skip
     hflip: float | None = setting(None, 'probability of a horizontal flip (default: 0.5, of letters 0)',
                                   group=_AUGMENTATION, least=0, below=_UP_TO_1)  # fmt: skip
     vflip: float = setting(0.0, 'with --dataset: that of a vertical one', group=_AUGMENTATION, least=0, below=_UP_TO_1)
     color_jitter: float = setting(0.4, 'with --dataset: colour jitter', group=_AUGMENTATION, least=0, below=100)
+    color_jitter_prob: float | None = setting(None, 'with --dataset: its probability (default: 1)',
+                                              group=_AUGMENTATION, least=0, below=_UP_TO_1)  # fmt: skip
+    grayscale_prob: float = setting(0.0, 'with --dataset: probability that an image loses its colours',
+                                    group=_AUGMENTATION, least=0, below=_UP_TO_1)  # fmt: skip
+    gaussian_blur_prob: float = setting(0.0, 'with --dataset: probability that an image is blurred, over 23 pixels',
+                                        group=_AUGMENTATION, least=0, below=_UP_TO_1)  # fmt: skip
     aa: str | None = setting(None, "with --dataset: timm's policy: rand-m9-mstd0.5-inc1, augmix-m3-w3, original, "
                              '3a, ...', group=_AUGMENTATION)  # fmt: skip
     bce_loss: bool = setting(False, 'binary cross-entropy, of each class by itself', group=_AUGMENTATION)
+    bce_sum: bool = setting(False, 'its sum over the classes, instead of the mean', group=_AUGMENTATION)
+    bce_target_thresh: float | None = setting(None, 'its targets are 1 above this and 0 below, however they are '
+                                    'smoothed or mixed', group=_AUGMENTATION, least=0, below=1)  # fmt: skip
+    bce_pos_weight: float | None = setting(None, 'its weight of the classes that are there', group=_AUGMENTATION,
+                                           least=0)  # fmt: skip
     reprob: float = setting(0.0, 'with --dataset: probability that regions of an image are erased', group=_AUGMENTATION,
                             least=0, below=_UP_TO_1)  # fmt: skip
     remode: str = setting('pixel', 'by black, by one colour, or by noise', group=_AUGMENTATION,
@@ -176,6 +191,7 @@ class TrainConfig:
 
     model_ema: bool = setting(False, 'also average the weights', group=_EMA)
     model_ema_decay: float = setting(0.9998, 'share of the average that a step keeps', group=_EMA, least=0, below=1)
+    model_ema_warmup: bool = setting(False, 'the first steps keep less', group=_EMA)
 
     seed: int = setting(0, 'seed of weights, architectures, data order, augmentation', group=_MISC, least=0)
     worker_seeding: str = setting('all', "with --dataset: NumPy's numbers in a worker by timm, or (part) by torch",

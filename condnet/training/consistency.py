@@ -25,10 +25,11 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
     'constant': _ALL,
     'none': (),
 }
-_OF_TIMMS_LOADER = ('scale', 'ratio', 'vflip', 'color_jitter', 'aa', 'reprob', 'train_interpolation', 'pin_mem',
-                    'worker_seeding')  # fmt: skip
-_AUGMENTATION = ('scale', 'ratio', 'hflip', 'vflip', 'color_jitter', 'aa', 'reprob')
+_OF_TRANSFORMS = ('train_crop_mode', 'scale', 'ratio', 'vflip', 'color_jitter', 'color_jitter_prob', 'grayscale_prob',
+                  'gaussian_blur_prob', 'aa', 'reprob')  # fmt: skip
+_OF_TIMMS_LOADER = (*_OF_TRANSFORMS, 'train_interpolation', 'pin_mem', 'worker_seeding')
 _MOST = 2**31  # epochs
+_BLURRED = 11  # pixels to each side, by timm
 
 
 def check_consistency(config: 'TrainConfig') -> None:
@@ -134,9 +135,14 @@ def _check_company(config: 'TrainConfig') -> None:
         (('lr_noise_pct', 'lr_noise_std'), config.lr_noise is not None, 'without `lr_noise`'),
         (('fast_norm',), config.amp, 'without `amp`'),
         (_OF_TIMMS_LOADER, not in_memory, 'without `dataset`: images in memory are cropped and flipped on the device'),
-        (_AUGMENTATION, not config.no_aug, 'with `no_aug`'),
+        (('hflip', *_OF_TRANSFORMS), not config.no_aug, 'with `no_aug`'),
         (('remode', 'recount'), config.reprob > 0, 'without `reprob`'),
-        (('color_jitter',), not policy, f'with `aa` {config.aa}'),
+        (('color_jitter', 'color_jitter_prob'), not policy, f'with `aa` {config.aa}'),
+        (('color_jitter_prob',), config.color_jitter > 0, 'with `color_jitter` 0'),
+        (('grayscale_prob',), config.input_size is None or config.input_size[0] > 1, 'with images of one channel'),
+        (('bce_sum', 'bce_target_thresh', 'bce_pos_weight'), config.bce_loss, 'without `bce_loss`'),
+        (('bce_target_thresh',), config.mixes or config.smoothing > 0, 'without `mixup`, `cutmix` or `smoothing`'),
+        (('model_ema_warmup',), config.model_ema, 'without `model_ema`'),
     )
     for names, has_it, why in needs:
         for name in names:
@@ -145,7 +151,9 @@ def _check_company(config: 'TrainConfig') -> None:
 
 
 def _check_ranges(config: 'TrainConfig') -> None:
-    """Check pairs of numbers, of which the first is not the larger one."""
+    """Check pairs of numbers, of which the first is not the larger one, and the size of images that are blurred."""
+    if config.gaussian_blur_prob and config.input_size and min(config.input_size[1:]) <= _BLURRED:
+        raise SettingError('gaussian_blur_prob', f'needs images of more than {_BLURRED} pixels, as timm blurs so far')
     for name, may_be_one in (('scale', False), ('ratio', False), ('cutmix_minmax', False), ('lr_noise', True)):
         pair = getattr(config, name)
         if pair is None or (may_be_one and len(pair) == 1):
