@@ -63,6 +63,10 @@ def test_k_decay():
     assert poly == pytest.approx([0.1 * (1 - (i / 4) ** 2) for i in range(4)])
 
 
+def test_decay_of_wsd():
+    assert rates(sched='wsd', decay_epochs=2, lr_decay_fn='linear') == pytest.approx([0.1, 0.1, 0.1, 0.05])
+
+
 def test_warm_up_before_the_epochs():
     found = rates(warmup_prefix=True, warmup_epochs=2, warmup_lr=0.02, cooldown_epochs=1)
     assert found == pytest.approx([0.02, 0.06, *(cosine(i / 4) for i in range(4)), 0])
@@ -251,10 +255,12 @@ def test_resumed_exactly(tiny_folder, tmp_path, monkeypatch, name):  # noqa: F81
 
 def test_a_resumed_training_keeps_its_flags():
     config = TrainConfig(**SMALL)
-    groups = [f'{name} parameters' for name in ('Optimizer', 'Augmentation and regularization',
-                                                'Model exponential moving average')]  # fmt: skip
+    headings = ('Optimizer', 'Learning rate schedule', 'Augmentation and regularization',
+                'Model exponential moving average')  # fmt: skip
+    groups = [f'{heading} parameters' for heading in headings]
     names = [field.name for field in dataclasses.fields(config) if field.metadata.get('group') in groups]
-    assert len(names) > 40 and all(getattr(config, name) == value for name, value in TIMM_FLAGS.items())
+    names = [name for name in names if not name.startswith('lr_base') and name != 'stop_epoch']
+    assert len(names) > 60 and all(getattr(config, name) == value for name, value in TIMM_FLAGS.items())
     for name in names:
         before = recorded_args(config, SETTLED)
         setattr(before, name, 'another')
@@ -267,6 +273,7 @@ def test_a_resumed_training_keeps_its_flags():
     [
         (['--lr-cycle-limit', '2', '--sched', 'step'], '--lr-cycle-limit does nothing with the schedule step'),
         (['--lr-k-decay', '2', '--sched', 'tanh'], '--lr-k-decay does nothing with the schedule tanh'),
+        (['--lr-decay-fn', 'exp'], '--lr-decay-fn does nothing with the schedule cosine'),
         (['--lr-noise', '0.5', '--sched', 'none'], '--lr-noise does nothing with the schedule none'),
         (['--sched-on-updates', '--sched', 'plateau'], '--sched-on-updates does nothing with the schedule plateau'),
         (['--warmup-prefix'], '--warmup-prefix does nothing without --warmup-epochs'),

@@ -63,6 +63,7 @@ TIMM_FLAGS: dict[str, Any] = {  # timm's settings that do nothing unless they ar
     'bce_loss': False,
     'cutmix_minmax': None,
     'drop_path': 0.0,
+    'lr_decay_fn': None,
     'train_crop_mode': None,
     'color_jitter_prob': None,
     'grayscale_prob': 0.0,

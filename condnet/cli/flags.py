@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from condnet.cli.common import with_flags
@@ -105,13 +105,16 @@ class ShowDefaults(argparse.HelpFormatter):
         return f'{action.help or ""} (default: %(default)s)'.strip()
 
 
-def add_flags(parser: argparse.ArgumentParser, config: type, omit: Collection[str] = ()) -> None:
+def add_flags(
+    parser: argparse.ArgumentParser, config: type, omit: Collection[str] = (), others: Mapping[str, str] | None = None
+) -> None:
     """Add a flag for each setting of a dataclass, see `condnet.utils.settings`, in groups with their headings.
 
     Args:
         parser: The flags of a command.
         config: The settings.
         omit: Names of those that get no flag.
+        others: Further flags of settings, by the names of these, as timm's scripts have them.
     """
     parser.formatter_class = ShowDefaults
     groups: dict[str, argparse._ArgumentGroup] = {}
@@ -123,7 +126,8 @@ def add_flags(parser: argparse.ArgumentParser, config: type, omit: Collection[st
         if heading and heading not in groups:
             groups[heading] = parser.add_argument_group(heading)
         add_to = groups.get(heading, parser)
-        add_to.add_argument(f'--{field.name.replace("_", "-")}', **_flag(field, kinds[field.name]))
+        flags = [f'--{field.name.replace("_", "-")}', *(others or {}).get(field.name, '').split()]
+        add_to.add_argument(*flags, **_flag(field, kinds[field.name]))
 
 
 def _flag(field: 'dataclasses.Field[Any]', kind: Kind) -> dict[str, Any]:

@@ -7,11 +7,14 @@ import time
 
 from condnet.cli.common import run, say_written
 from condnet.cli.flags import add_flags, add_import_flag, config_from, import_plugins
+from condnet.cli.refused import TRAIN, refuse
 from condnet.recipes import read_recipe
 from condnet.training.config import TrainConfig
 from condnet.training.run import train
 
 _OUTPUT = 'output/train'
+_OTHERS = {'batch_size': '-b', 'workers': '-j', 'download': '--dataset-download', 'decay_rate': '--dr',
+           'keep_epochs': '--save-epochs'}  # fmt: skip
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -19,7 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser('condnet-train', description=__doc__, allow_abbrev=False)
     parser.add_argument('-c', '--config', metavar='RECIPE', help='name of a packaged recipe, or a YAML file')
     add_import_flag(parser)
-    add_flags(parser, TrainConfig, omit=('recipe',))
+    add_flags(parser, TrainConfig, ('recipe',), _OTHERS)
     parser.set_defaults(output=_OUTPUT)
     return parser
 
@@ -28,8 +31,9 @@ def parse_args(argv: list[str] | None = None) -> TrainConfig:
     """The settings that recipe and flags make.
 
     Raises:
-        CondnetError: If the recipe or a value makes no sense.
+        CondnetError: If the recipe or a value makes no sense, or a flag of timm's is not taken.
     """
+    refuse(argv, TRAIN)
     parser = make_parser()
     known = parser.parse_known_args(argv)[0]
     recipe = known.config

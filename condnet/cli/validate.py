@@ -9,6 +9,7 @@ from pathlib import Path
 
 from condnet.cli.common import run, say_written
 from condnet.cli.flags import add_flags, add_import_flag, read_flags
+from condnet.cli.refused import VALIDATE, refuse
 from condnet.models import Supernet
 from condnet.ranking.config import RankConfig
 from condnet.ranking.run import check_results_file, rank_in_team
@@ -17,6 +18,7 @@ from condnet.ranking.subject import open_network
 from condnet.utils.settings import SettingError
 
 _RESULTS_FILE = 'output/ranking.csv'
+_OTHERS = {'batch_size': '-b', 'model': '-m', 'download': '--dataset-download', 'val_split': '--split'}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -24,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser('condnet-validate', description=__doc__, allow_abbrev=False)
     parser.add_argument('--checkpoint', required=True, help='training checkpoint, folder of a model, or name of a '
                         'pretrained one')  # fmt: skip
-    add_flags(parser, RankConfig)
+    add_flags(parser, RankConfig, others=_OTHERS)
     parser.set_defaults(results_file=_RESULTS_FILE)
     add_import_flag(parser)
     return parser
@@ -34,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     """Rank or validate; returns the exit status."""
 
     def command() -> None:
+        refuse(argv, VALIDATE)
         args, config = read_flags(make_parser(), RankConfig, argv)
         check_results_file(Path(args.results_file))
         subject = open_network(args.checkpoint, config, config.model)

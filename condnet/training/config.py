@@ -119,6 +119,8 @@ class TrainConfig:
                                     below=_UP_TO_1)  # fmt: skip
     lr_cycle_limit: int = setting(1, 'cycles, of which the first has --epochs', group=_RATE, least=1, below=100)
     lr_k_decay: float = setting(1.0, 'cosine, poly: power of the time', group=_RATE, least=0.01, below=100)
+    lr_decay_fn: str | None = setting(None, 'wsd: how the rate decays at the end (default: 1-sqrt)', group=_RATE,
+                                      choices=('linear', '1-sqrt', 'cosine', 'power', 'exp'))  # fmt: skip
     warmup_lr: float = setting(1e-5, 'rate of the first warm-up epoch', group=_RATE, least=0)
     min_lr: float = setting(1e-5, 'the lowest that it comes down to', group=_RATE, least=0)
     epochs: int = setting(250, 'epochs of the schedule, or of its first cycle', group=_RATE, least=1)

@@ -18,7 +18,7 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
     'cosine': ('min_lr', 'lr_cycle_limit', 'lr_k_decay', *_ALL),
     'tanh': ('min_lr', 'lr_cycle_limit', *_ALL),
     'poly': ('decay_rate', 'min_lr', 'lr_cycle_limit', 'lr_k_decay', *_ALL),
-    'wsd': ('decay_epochs', 'min_lr', *_ALL),
+    'wsd': ('decay_epochs', 'min_lr', 'lr_decay_fn', *_ALL),
     'step': ('decay_epochs', 'decay_rate', *_ALL),
     'multistep': ('decay_milestones', 'decay_rate', *_ALL),
     'plateau': ('patience_epochs', 'decay_rate', 'min_lr', 'lr_noise'),
@@ -109,7 +109,7 @@ def _check_schedule(config: 'TrainConfig') -> None:
     sched = config.sched
     if sched not in SCHEDULES:
         raise SettingError('sched', f'is {sched!r}, expected one of {", ".join(SCHEDULES)}')
-    for name in (*SCHEDULE_FLAGS, 'lr_cycle_limit', 'lr_k_decay', *_ALL):
+    for name in (*SCHEDULE_FLAGS, 'lr_cycle_limit', 'lr_k_decay', 'lr_decay_fn', *_ALL):
         if is_set(config, name) and name not in SCHEDULES[sched]:
             raise SettingError(name, f'does nothing with the schedule {sched}')
     # timm counts milestones from 1: the epoch of that number is the first one with another rate.

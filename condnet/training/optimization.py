@@ -149,6 +149,7 @@ def create_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, num_
                 cycle_decay=config.lr_cycle_decay,
                 cycle_limit=config.lr_cycle_limit,
                 k_decay=config.lr_k_decay,
+                decay_fn=config.lr_decay_fn,
                 step_on_epochs=not config.sched_on_updates,
                 updates_per_epoch=num_updates,
                 **settings,
