@@ -213,8 +213,7 @@ RESUMED = {
                 'cutmix_minmax': (0.2, 0.8), 'model_ema': True, 'model_ema_warmup': True},
     'plateau': {'sched': 'plateau', 'lr_noise': (0.2,), 'patience_epochs': 1, 'epochs': 3, 'no_aug': True},
     'timm': {'dataset': 'folder', 'aa': 'rand-m9-n2', 'reprob': 0.5, 'mixup': 0.4, 'lr_cycle_limit': 2, 'epochs': 1,
-             'opt_kwargs': {'nesterov': True}, 'workers': 1, 'train_crop_mode': 'rkrr', 'grayscale_prob': 0.5,
-             'gaussian_blur_prob': 0.5},
+             'opt_kwargs': {'nesterov': True}, 'workers': 1},
     'network': {**VIT, 'layer_decay': 0.7, 'drop_path': 0.2, 'amp': True, 'fast_norm': True, 'opt': 'adamw',
                 'lr_base': 1e-3, 'lr_k_decay': 1.5, 'hflip': 0.1},
 }  # fmt: skip
