@@ -74,11 +74,25 @@ def test_figures():
 
 
 def test_command_compares_with_random_ones_of_the_same_number(monkeypatch, capsys):
-    stored = made_up(max_flops=60e6)
-    monkeypatch.setattr(Stored, 'read', lambda *args: stored)
-    more = ['--num-evals', '20', '60', '--seeds', '2', '--objectives', 'loss', '--select-by', '', '--train', '3']
+    limits, stored = [], made_up(max_flops=60e6)
+    monkeypatch.setattr(Stored, 'read', lambda path, max_flops: limits.append(max_flops) or stored)
+    more = [
+        '--max-flops',
+        '60e6',
+        '--num-evals',
+        '20',
+        '60',
+        '--seeds',
+        '2',
+        '--objectives',
+        'loss',
+        '--select-by',
+        '',
+        '--train',
+        '3',
+    ]
     monkeypatch.setattr(sys, 'argv', ['compare_search', '--predictions', 'x.csv', *more])
-    assert compare_search.main() == 0
+    assert compare_search.main() == 0 and limits == [60e6]
     lines = [line.strip('| ').split(' | ') for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
     values = list(stored.truth.values())
     for line, num in zip(lines[2:], (20, 60), strict=True):

@@ -208,10 +208,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--seeds', type=int, default=20)
     stored = parser.add_argument_group('stored predictions')
     stored.add_argument('--predictions', type=Path, help='of a ranking (CSV), the summary (JSON) beside it')
-    stored.add_argument('--max-flops', type=float, default=np.inf, help="of the benchmark's networks")
-    stored.add_argument('--objectives', nargs='+', default=['accuracy', 'loss'], help='one for each search')
-    stored.add_argument('--select-by', nargs='*', default=['', 'accuracy-loss', 'accuracy+flops', 'loss+flops'],
-                        help='rank means to choose by among what was evaluated')  # fmt: skip
+    stored.add_argument('--max-flops', type=float, nargs='+', default=[np.inf], help="of the benchmark's networks")
+    stored.add_argument('--objectives', nargs='+', default=['accuracy'], help='one for each search')
+    stored.add_argument('--select-by', nargs='+', default=[''], metavar='RANK_MEAN',
+                        help="such as accuracy+flops, to choose by ('': the objective)")  # fmt: skip
     stored.add_argument('--train', type=int, nargs='+', default=[3, 10], help='so many of the first')
     stored.add_argument('--eval-images', type=int, help='simulate the noise of so many images')
     return parser
@@ -221,7 +221,8 @@ def main() -> int:
     args = make_parser().parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if args.predictions is not None:
-        compare_trainings(Stored.read(args.predictions, args.max_flops), args)
+        for max_flops in args.max_flops:
+            compare_trainings(Stored.read(args.predictions, max_flops), args)
         return 0
     (num_evals,) = args.num_evals
     return 0 if compare_samplers(args.sampler, num_evals, args.seeds) < 0.01 else 1
