@@ -285,6 +285,14 @@ def test_engine_gives_the_numbers_of_the_plain_loop_in_bfloat16(supernet, data):
         assert not torch.equal(logits[0], logits[0].bfloat16().float())
 
 
+def test_nothing_is_dropped_though_the_supernet_is_in_training(supernet, data):
+    archs = supernet.space.sample_distinct(2, seed=3)
+    expected = {p.index: p for p in predict(supernet, archs, data)}
+    supernet.drop_rate = 0.5  # as of a training with `drop`
+    assert {p.index: p for p in predict(supernet, archs, data)} == expected == _plain(supernet, archs, data)
+    assert supernet.training
+
+
 def test_a_space_without_steps_of_its_own_is_ranked_as_well(supernet, data, monkeypatch):
     archs = supernet.space.sample_distinct(3, seed=3)
     expected = _plain(supernet, archs, data)

@@ -180,24 +180,25 @@ def _run_subnet(
             for stop in sorted({depth for depth in branches if depth > start} | {len(steps)}):
                 # What starts from here later may have BatchNorm layers also where this one has no more.
                 is_needed = stop in branches or bool(_batch_norms_of(steps[stop:]))
-                activations = _run_steps(steps[start:stop], activations, is_needed)
+                activations = _run_steps(model, steps[start:stop], activations, is_needed)
                 if stop in branches:
                     kept.add(stop, activations)
                 start = stop
         features = Activations([], [(state[0].float(),) for state in activations.validation])
-        return [state[0] for state in _run_steps([head], features, False).validation]
+        return [state[0] for state in _run_steps(model, [head], features, False).validation]
 
 
 def _batch_norms_of(steps: list[Step]) -> list[_BatchNorm]:
     return [m for step in steps for module in step.modules for m in module.modules() if isinstance(m, _BatchNorm)]
 
 
-def _run_steps(steps: list[Step], before: Activations, is_calibration_needed: bool) -> Activations:
+def _run_steps(model: nn.Module, steps: list[Step], before: Activations, is_calibration_needed: bool) -> Activations:
     """Calibrate the BatchNorm layers of consecutive steps, then validate with them; they are left as they were.
 
     A batch goes through all the steps before the next one does, so that it stays in the processor's cache.
     """
-    modules = [m for step in steps for module in step.modules for m in module.modules()]
+    modules = [model]  # whose own methods steps may call: `forward_head` drops inputs if the model is in training
+    modules += [m for step in steps for module in step.modules for m in module.modules()]
     modes = [module.training for module in modules]
     last = max((i for i, step in enumerate(steps, 1) if _batch_norms_of([step])), default=0)
     calibrated = steps if is_calibration_needed else steps[:last]
