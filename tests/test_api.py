@@ -3,6 +3,7 @@
 import builtins
 import json
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -65,6 +66,24 @@ def test_model_and_data_may_be_given_themselves(ranking):
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     config = condnet.EvalConfig(calib_batches=1, eval_images=26)
     assert condnet.rank(model, 3, config=config, eval_images=52, seed=1).settings['eval_images'] == 52
+
+
+@pytest.mark.parametrize(
+    ('archs', 'indices'),
+    [
+        (np.int64(2), None),  # so many, as any integer
+        (np.array([5, 3]), [3, 5]),
+        (torch.tensor([5]), [5]),
+        (torch.tensor([[3] * 6, [2] * 6]), [1462, 4317]),
+        ('|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|', [1462]),
+    ],
+)
+def test_architectures_as_numpy_and_torch_have_them(archs, indices, monkeypatch):
+    monkeypatch.setattr('condnet.ranking.run.predict', lambda _, archs, __: [
+        condnet.Prediction(condnet.get_space('nb201').index(arch), 50.0, 1.0) for arch in archs])  # fmt: skip
+    data = condnet.EvaluationData(torch.zeros(2, 1, 16, 16), torch.zeros(2, 1, 16, 16), torch.arange(2))
+    found = [p.index for p in condnet.rank(timm.create_model(NAME), archs, data, benchmark=False)]
+    assert len(found) == 2 if indices is None else found == indices
 
 
 def test_results_only_where_they_are_asked_for(ranking, tmp_path, monkeypatch):
@@ -132,6 +151,8 @@ def test_search_is_that_of_the_command(tmp_path, capsys):
         (lambda: condnet.rank(NAME, results_file='x.txt'), "results_file is 'x.txt', expected the name of a file"),
         (lambda: condnet.rank(torch.nn.Linear(1, 1)), 'got a Linear, expected a super-network'),
         (lambda: condnet.rank(timm.create_model(NAME), [1], '/nowhere'), '/nowhere is no directory'),
+        (lambda: condnet.rank(timm.create_model(NAME), []), "`archs` is [], expected a number, 'all', or at least one"),
+        (lambda: condnet.rank(timm.create_model(NAME), True), '`archs` is True, expected a number'),
         (lambda: condnet.rank(NAME, [1, 2], benchmark=False, **TINY).metrics(), 'there is no ground truth'),
         (lambda: condnet.search(NAME, objectives='beauty'), "unknown objective 'beauty'; expected some of accuracy"),
         (lambda: condnet.search(NAME, latency_device='phone'), 'latency_table is of no use without'),

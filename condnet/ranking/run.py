@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from condnet.benchmarks.tables import BenchmarkTable
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, show
 from condnet.models import Supernet
 from condnet.models.counts import describe_untrained
 from condnet.ranking.config import DEFAULT_NUM_ARCHS, EvalConfig, RankConfig
@@ -39,6 +39,7 @@ from condnet.ranking.tree import predict
 from condnet.ranking.workers import Team, join_team
 from condnet.reports.page import check_report_package
 from condnet.spaces.base import ENUMERABLE, Arch, SearchSpace
+from condnet.spaces.notation import integer, plain
 from condnet.spaces.registry import get_space
 from condnet.utils.files import check_folder_to_write
 from condnet.utils.settings import SettingError, make_config
@@ -75,12 +76,21 @@ def rank(
         CondnetError: If super-network, data and table do not fit together.
     """
     config = make_config(RankConfig, config, for_model(model, config, settings))
-    if isinstance(archs, int) or archs == 'all':
-        config = dataclasses.replace(config, num_archs=str(archs), archs=())
-        archs = None
-    request = _Request(archs, data, benchmark)
+    num = archs if isinstance(archs, str) and archs == 'all' else integer(plain(archs))
+    if num is not None:
+        config, archs = dataclasses.replace(config, num_archs=str(num), archs=()), None
+    request = _Request(None if archs is None else _listed(archs), data, benchmark)
     ranker = _Ranker(open_supernet(model, config, config.model), with_data(config, data))
     return cast(Ranking, ranker.rank(request))
+
+
+def _listed(archs: Any) -> list[Any]:
+    """Architectures one by one. None of them would otherwise be 200 random ones, and a string its letters."""
+    if isinstance(archs, str):
+        return [archs]
+    if not isinstance(archs, Iterable) or not (listed := list(archs)):
+        raise CondnetError(f"`archs` is {show(archs)}, expected a number, 'all', or at least one architecture")
+    return listed
 
 
 def for_model(model: Model, config: EvalConfig | None, settings: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +118,7 @@ def rank_in_team(subject: Subject[nn.Module], config: RankConfig) -> Ranking | N
 class _Request:
     """What the caller gives itself, where settings would only name it, see `rank`."""
 
-    archs: 'str | Iterable[str | int | Arch] | None' = None
+    archs: list[Any] | None = None
     data: Data | None = None
     benchmark: Benchmark | None = None
 
