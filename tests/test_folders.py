@@ -19,7 +19,7 @@ from torchvision.datasets import CIFAR10, ImageFolder
 from condnet.cli.train import main
 from condnet.data import choose_timm_images, create_timm_loader, load_images, timm_images
 from condnet.data.folders import find_images, natural_key
-from condnet.data.parts import ClassFolders, open_part
+from condnet.data.parts import ClassFolders, check_parts, open_part
 from condnet.errors import CondnetError
 
 SIZE = (3, 4, 4)
@@ -356,6 +356,11 @@ class TestParts:
         for pair in splits:
             with pytest.raises(CondnetError, match=f'are one part of {dataset}'):
                 choose_timm_images(dataset, tmp_path, pair, (5, 5), SIZE)
+
+    def test_test_images_in_place_of_a_part_to_validate_on(self, caplog):
+        check_parts('torch/cifar10', '', 'train', 'validation')
+        assert caplog.messages == ['torch/cifar10 has no part to validate on: its test images are taken']
+        assert caplog.records[0].name.startswith('condnet.')  # which all processes but the first one keep quiet
 
     @pytest.mark.parametrize('how', ['link', 'files linked', 'hard links', 'copies', 'some copies', 'tar'])
     def test_parts_with_the_same_images(self, how, tmp_path):

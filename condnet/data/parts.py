@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, IterableDataset
 from condnet.data.folders import ImageFiles, find_images, natural_key, read_image
 from condnet.errors import CondnetError
 
-_logger = logging.getLogger('data')
+_logger = logging.getLogger(__name__)
 _STREAMED = ('hfids', 'tfds', 'wds')
 _TRAIN = ('train', 'training')
 _VALIDATION = ('val', 'valid', 'validation', 'eval', 'evaluation')
