@@ -6,12 +6,16 @@ import os
 import re
 import struct
 import termios
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import train_args
 
 from condnet.cli.train import main
+from condnet.training.config import TrainConfig
 from condnet.training.log import LogLines, describe_epoch, describe_seconds, epoch_bar
+from condnet.training.loop import Epoch
 from condnet.training.progress import Progress
 
 ROW = {'epoch': 0, 'train_loss': 3.25, 'train_images_per_second': 320.4, 'eval_loss': 1 / 3, 'eval_accuracy': 61.23456,
@@ -26,6 +30,12 @@ def test_a_line_is_of_what_came_since_the_last_one():
     assert log.line(progress) == 'epoch 1 [4/10] loss 2.0000 200 images/s, 0:12 left'  # 16 of 0.5 s, two checks of 2 s
     progress.batch, progress.loss, progress.images, progress.seconds = 5, 2500.0, 500, 101.5
     assert log.line(progress).startswith('epoch 1 [5/10] loss 1.0000 200 images/s, ')
+
+
+def test_the_time_left_is_that_until_a_training_stops():
+    step = SimpleNamespace(task=SimpleNamespace(device=torch.device('cpu')))
+    for stop, epochs in ((0, 4), (3, 3)):
+        assert Epoch(step, Progress(), TrainConfig(epochs=4, stop_epoch=stop), 10).log.epochs == epochs
 
 
 @pytest.mark.parametrize(('seconds', 'text'), [(0.4, '0:00'), (75, '1:15'), (3600, '1 h 00 min'), (9000, '2 h 30 min')])

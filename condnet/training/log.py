@@ -19,7 +19,7 @@ class LogLines:
     Args:
         progress: Where the epoch is taken up.
         num_batches: Batches of an epoch.
-        epochs: Epochs of the training.
+        epochs: Epochs after which the training ends.
     """
 
     def __init__(self, progress: Progress, num_batches: int, epochs: int) -> None:

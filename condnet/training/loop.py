@@ -56,7 +56,7 @@ class Epoch:
         self.bar, self.scheduler = tqdm(disable=True) if bar is None else bar, scheduler
         self.total = torch.tensor(progress.loss, device=step.task.device)
         self.losses: list[torch.Tensor] = []  # not looked at yet
-        self.log = LogLines(progress, num_batches, config.total_epochs)
+        self.log = LogLines(progress, num_batches, config.stop_epoch or config.total_epochs)
         self.started = time.perf_counter() - progress.seconds
         self.waiting_since = time.perf_counter()
 
@@ -147,7 +147,7 @@ def train_one_epoch(
 
     Returns:
         Of the epoch: mean loss, seconds, the share of them spent on loading and augmenting, images per second and peak
-        memory (MiB).
+        memory so far (MB).
 
     Raises:
         FloatingPointError: If the loss is not finite, or the weights when they are to be saved.

@@ -153,9 +153,9 @@ def train_epochs(
     """
     config, step = training.config, training.step
     recorder.start(progress)
-    last = min(config.total_epochs, config.stop_epoch or config.total_epochs)
+    last = config.stop_epoch or config.total_epochs
     for epoch in range(progress.epoch, last):
-        if 0 < epoch == config.split_epoch and not step.task.get_task_state()['split']:
+        if 0 < epoch == config.split_epoch and not step.task.model.is_split:
             split(step, config)
         row = train_epoch(training, data, progress, recorder)
         progress = Progress(epoch + 1, summary=[*progress.summary, row])
