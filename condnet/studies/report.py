@@ -212,7 +212,7 @@ def _resources(results: list[Results]) -> list[dict[str, Any]]:
 
 
 def _resource_table(study: 'Study', results: list[Results]) -> str:
-    header = ['', '', 'n', 'seconds of training', 'over the baseline', 'peak memory (MiB)', 'over the baseline']
+    header = ['', '', 'n', 'seconds of training', 'over the baseline', 'peak memory (MB)', 'over the baseline']
     rows = []
     for row in _resources(results):
         cells = [str(Spread(row['n'], row[f'{name}_mean'], row[f'{name}_std']))
