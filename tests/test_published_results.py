@@ -13,6 +13,7 @@ from condnet.data import load_images
 from condnet.hub.card import ranking_table
 from condnet.models.pretrained import find_tag, read_config
 from condnet.ranking.evaluate import accuracy_and_loss, evaluation_data
+from condnet.ranking.results import describe_training
 from tools.readme_table import TABLE_END, TABLE_START, format_table
 from tools.summarize import stored_ranking
 
@@ -35,6 +36,18 @@ def test_metrics_follow_from_predictions_and_truth(path, data_dir):
     assert recomputed.keys() >= {'accuracy', 'loss', 'flops', 'params', 'loss+flops', 'truth_max'}
     for key, value in json.loads(json.dumps(recomputed)).items():  # another processor may add up in another order
         assert summary[key] == pytest.approx(value, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ('trained', 'more', 'text'),
+    [
+        (4, {}, '4 epochs, unsplit, seed 0'),
+        (3, {}, '4 epochs, stopped at 3, unsplit, seed 0'),
+        (6, {'cooldown_epochs': 2}, '4 epochs, unsplit, seed 0, cooldown_epochs 2'),
+    ],
+)
+def test_a_training_that_has_cooled_down_was_not_stopped(trained, more, text):
+    assert describe_training({'epochs': 4, 'trained_epochs': trained, 'split_epoch': None, 'seed': 0, **more}) == text
 
 
 def test_card_has_the_figures_of_its_ranking():

@@ -250,8 +250,8 @@ def describe_training(training: dict[str, Any]) -> str:
     """How a super-network was trained, in a few words."""
     if not training:
         return 'unknown'
-    split = training['split_epoch']
-    stopped = '' if training['trained_epochs'] == training['epochs'] else f'stopped at {training["trained_epochs"]}, '
+    split, trained = training['split_epoch'], training['trained_epochs']
+    stopped = f'stopped at {trained}, ' if trained < training['epochs'] else ''  # a cool-down comes after `epochs`
     how = f'split at {split}' if split else 'unsplit'
     precision = f', {training.get("amp_dtype", USUAL["amp_dtype"])}' if training.get('amp') else ''
     others = (name for name in USUAL if name in training and not name.startswith('amp'))
