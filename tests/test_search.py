@@ -24,12 +24,12 @@ from condnet import get_space
 from condnet.benchmarks.tables import load_benchmark
 from condnet.checkpoints.folder import save_model
 from condnet.cli.search import main
-from condnet.ranking.evaluate import Prediction
+from condnet.ranking.evaluate import EvaluationData, Prediction
 from condnet.searching.export import export_onnx
 from condnet.searching.latency import MeasuredLatency, read_latency_table
-from condnet.searching.problem import Problem
+from condnet.searching.problem import Candidate, Problem
 from condnet.searching.report import expected_best, true_result
-from condnet.searching.result import alone_in
+from condnet.searching.result import SearchResult, alone_in
 from condnet.searching.storage import open_storage
 from condnet.searching.study import evaluated_candidates, open_study, pareto_front, recorded_candidates, run_study
 from condnet.utils.locks import lock_file
@@ -625,6 +625,15 @@ def test_winner_as_onnx(checkpoint, tiny_data, tmp_path, monkeypatch, caplog, ca
     with pytest.raises(ValueError, match='differs from the original'):
         export_onnx(net, tmp_path / 'wrong.onnx', torch.randn(2, 3, 32, 32))
     assert not (tmp_path / 'wrong.onnx').exists()
+
+
+def test_onnx_is_made_with_two_images_where_batches_are_of_one(monkeypatch, tmp_path):
+    for name in ('check_onnx_packages', 'calibrated_subnet', 'export_network'):
+        monkeypatch.setattr(f'condnet.searching.result.{name}', lambda *_: {})
+    monkeypatch.setattr('condnet.searching.result.export_onnx', lambda net, path, images: len(images))
+    data = EvaluationData(None, torch.zeros(5, 3, 8, 8), torch.zeros(5), batch_size=1)
+    result = SearchResult(Problem(MACRO), [Candidate((0,) * 8, {})], set(), None, None, data, {}, {})
+    assert result.export(tmp_path / 'net', onnx=True) == {'onnx_difference': 2}
 
 
 def test_missing_onnx_is_said_before_the_search(refuse, tmp_path, monkeypatch):

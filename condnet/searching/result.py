@@ -112,7 +112,7 @@ class SearchResult:
         net = calibrated_subnet(self.model, self.best.arch, self.data)
         self.network.update(export_network(net, folder, self.facts.get('training', {}), self.data))
         if onnx:
-            images = self.data.images[: self.data.batch_size]
+            images = self.data.images[: max(2, self.data.batch_size)]  # a single one would fix the size of a batch
             self.network['onnx_difference'] = export_onnx(net, folder.with_name(f'{folder.name}.onnx'), images)
         return dict(self.network)
 
