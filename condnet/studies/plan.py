@@ -94,8 +94,8 @@ def read_study(name: str) -> Study:
     _check_keys(source, content, _KEYS)
     if not content.get('recipe') or not content.get('seeds'):
         raise CondnetError(f'{source} lacks {"seeds" if content.get("recipe") else "a recipe"}')
-    given = content.get('variants') or {content['recipe']: {}}
-    _check_keys(f'{source}, variants', given, tuple(given))
+    given = content.get('variants') or {str(content['recipe']): {}}
+    _check_keys(f'{source}, variants', given)
     variants = tuple(_read_variant(source, str(name), variant or {}, content) for name, variant in given.items())
     last = min(variant.epochs for variant in variants) - 1
     return Study(
@@ -109,11 +109,12 @@ def read_study(name: str) -> Study:
     )
 
 
-def _check_keys(source: str, content: Any, known: tuple[str, ...]) -> None:
+def _check_keys(source: str, content: Any, known: tuple[str, ...] | None = None) -> None:
+    """Check that content is a mapping, of known names if they are given."""
     if not isinstance(content, dict):
         raise CondnetError(f'{source} holds {content!r}, expected settings by name')
     for key in content:
-        if key not in known:
+        if known is not None and key not in known:
             raise CondnetError(f'{source}: unknown setting {key!r}, expected some of {", ".join(known)}')
 
 
@@ -139,10 +140,11 @@ def _read_variant(source: str, name: str, content: dict[str, Any], study: dict[s
     if not re.fullmatch(r'\w[\w.-]*', name):
         raise CondnetError(f'{where}: expected a name of letters, digits, points, hyphens and underscores')
     settings: dict[str, Any] = {}
-    for layer in (read_recipe(content.get('recipe', study['recipe']), TrainConfig), _settings(where, study, 'train'),
+    recipe = str(content.get('recipe') or study['recipe'])
+    for layer in (read_recipe(recipe, TrainConfig), _settings(where, study, 'train'),
                   _settings(where, content, 'train')):  # fmt: skip
-        both = {'model_kwargs': {**settings.get('model_kwargs', {}), **(layer.get('model_kwargs') or {})}}
-        settings |= layer | both
+        _check_keys(f'{where}, model_kwargs', kwargs := layer.get('model_kwargs') or {})
+        settings |= layer | {'model_kwargs': settings.get('model_kwargs', {}) | kwargs}
     for key in ('split_epoch', 'keep_epochs', 'stop_epoch', 'seed'):
         settings.pop(key, None)  # of the recipe; the study has its own
     settings = check_settings(where, settings, TrainConfig)
