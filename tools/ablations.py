@@ -1,6 +1,6 @@
 """Write the tables of docs/results.md: what was tried to make the super-network of nb201 rank better.
 
-Every figure follows from results/ and the benchmark's table: `python tools/ablations.py --benchmark DIR`.
+Every figure follows from results/ and the benchmark's table: `python -m tools.ablations --benchmark DIR`.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """What does it save that only the sampled sub-network's gradients travel? Against DistributedDataParallel.
 
-    torchrun --nproc-per-node 2 tests/compare_ddp.py
+    torchrun --nproc-per-node 2 -m tools.compare_ddp
 
 Split super-networks on noise, full size; steps alternate, figures are medians. DDP looks for unused weights in every
 step, and sends zeros for them. It prints Markdown.

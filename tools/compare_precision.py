@@ -1,6 +1,6 @@
 """Do mixed precision, layout and compiled candidates reach the loss of plain fp32? A short run of each, on letters.
 
-    python tests/compare_precision.py --device cpu
+    python -m tools.compare_precision --device cpu
 
 Plain is fp32, NCHW, eager. It prints the losses of the last epoch over the seeds, in Markdown.
 """

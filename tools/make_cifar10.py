@@ -1,6 +1,6 @@
 """Make the pretrained super-networks of a space on CIFAR-10: one with the split, one without it, from one trunk.
 
-    python checkpoints/make_cifar10.py nb201 --data-dir DATA --rank-flags '--amp-dtype bfloat16'
+    python -m tools.make_cifar10 nb201 --data-dir DATA --rank-flags '--amp-dtype bfloat16'
 
 It trains both, ranks both, and writes both model folders with their cards. After an interruption, run it again.
 """

@@ -1,4 +1,4 @@
-"""Speed, measured in one run on real images: `benchmark.py ranking`, and `training` (in `condnet.speed_training`).
+"""Speed, measured in one run on real images: `benchmark.py ranking`, and `training` (in `tools.speed_training`).
 
 `ranking` times the ranking engine against the plain loop, which is written as other tools write it: set the
 architecture, reset BatchNorm, 20 training-mode batches, then validation in batches of 256; fp32, NCHW, eager, with its

@@ -49,9 +49,6 @@ def read_flags(
     return args, config_from(args, config)
 
 
-DATASET_HELP = "glyphs, or a data set by timm's name for it; default: small images in --data-dir, kept in memory"
-
-
 class ModelKwargs(argparse.Action):
     """`key=value` arguments of a model.
 

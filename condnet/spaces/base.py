@@ -36,7 +36,7 @@ class SearchSpace:
     """A set of architectures: decisions in sequence, each of which picks one operation.
 
     Subclasses may override `to_string` and `from_string` (both or neither), `digits_are_strings`, `index` and
-    `from_index` (both or neither), `cost_table` or `cost`, and `network_args`.
+    `from_index` (both or neither), `cost_table` or `cost`, and `graph`.
 
     Args:
         name: Name of the space, as in `get_space`.
@@ -231,10 +231,6 @@ class SearchSpace:
         except CondnetError:
             return False
         return True
-
-    def network_args(self, dataset: str) -> dict[str, Any]:
-        """Arguments of the model `<name>_net` that make it the network of a data set, where they are no defaults."""
-        return {}
 
     def sample(
         self, generator: torch.Generator | None = None, operation_weights: Sequence[float] | None = None

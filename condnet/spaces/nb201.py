@@ -14,7 +14,7 @@ from condnet.errors import CondnetError
 from condnet.spaces.base import Arch, SearchSpace
 from condnet.spaces.costs import Cost, conv_cost
 from condnet.spaces.notation import show_arch
-from condnet.spaces.registry import get_space, register_space
+from condnet.spaces.registry import register_space
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,6 @@ class NB201Space(SearchSpace):
     def cost_table(self, dataset: str) -> tuple[Cost, tuple[dict[int, Cost], ...]]:
         return _nb201_cost_table(dataset)
 
-    def network_args(self, dataset: str) -> dict[str, Any]:
-        return dict(NB201_NETWORKS.get(dataset, {}))
-
 
 # The networks that were trained for the benchmark of each data set, as arguments of the model `nb201_net`.
 NB201_NETWORKS: dict[str, dict[str, Any]] = {
@@ -66,11 +63,6 @@ NB201_NETWORKS: dict[str, dict[str, Any]] = {
     'glyphs': {'in_chans': 1, 'num_classes': 26, 'channels': (8, 16, 24), 'cells_per_stage': 1},
 }
 _IMAGE_SIZES = {'cifar10': 32, 'glyphs': 16}  # pixels along a side
-
-
-def benchmark_network(space: str, dataset: str) -> dict[str, Any]:
-    """Arguments of the model `<space>_net` that make it the benchmark's network, where they are not the default."""
-    return get_space(space).network_args(dataset)
 
 
 @functools.cache
