@@ -1,9 +1,10 @@
 """Figures of a study, as PNG."""
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from condnet.utils.plots import new_figure, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,11 +105,9 @@ def _plot(panels: list[dict[str, Any]], draw: 'Callable[[Axes, dict[str, Any]], 
     """Panels in rows of equal `row`, with one legend."""
     if not panels:
         return None
-    from matplotlib.figure import Figure  # slow to import, and without pyplot no display is asked for
-
     rows = list(dict.fromkeys(panel['row'] for panel in panels))
     columns = max(sum(panel['row'] == row for panel in panels) for row in rows)
-    figure = Figure(figsize=(1 + 5.5 * columns, 0.6 + 3.6 * len(rows)), layout='constrained')
+    figure = new_figure(1 + 5.5 * columns, 0.6 + 3.6 * len(rows))
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for row, axes in zip(rows, grid, strict=True):
         of_row = [panel for panel in panels if panel['row'] == row]
@@ -119,6 +118,4 @@ def _plot(panels: list[dict[str, Any]], draw: 'Callable[[Axes, dict[str, Any]], 
             ax.set_visible(False)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside lower center', ncols=3, frameon=False)
-    stream = io.BytesIO()
-    figure.savefig(stream, format='png', dpi=110)
-    return stream.getvalue()
+    return to_png(figure)

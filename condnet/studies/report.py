@@ -5,8 +5,6 @@ bytes goes to the resource tables alone: the other files are the same, byte for 
 study was interrupted.
 """
 
-import csv
-import io
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from condnet.ranking.results import read_summary
 from condnet.studies.figures import Series, plot_selection, plot_validation
 from condnet.studies.runner import read_rows
+from condnet.utils.csvfile import write_csv
 from condnet.utils.files import write_file
 
 if TYPE_CHECKING:
@@ -294,9 +293,7 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows; numbers so that reading gives the same ones back. Without rows the file is empty."""
-    text = io.StringIO()
     if rows:
-        writer = csv.DictWriter(text, rows[0], lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
-    write_file(path, text.getvalue().encode())
+        write_csv(path, rows[0], rows)
+    else:
+        write_file(path, b'')

@@ -1,8 +1,6 @@
 """The folder of a training: checkpoints, settings, and tables."""
 
 import contextlib
-import csv
-import io
 import logging
 import os
 import time
@@ -30,6 +28,7 @@ from condnet.training.optimization import schedule_state
 from condnet.training.progress import Progress
 from condnet.training.resume import random_state
 from condnet.utils.background import Background
+from condnet.utils.csvfile import write_csv
 from condnet.utils.files import check_folder_to_write, write_file
 from condnet.utils.locks import Lock
 from condnet.utils.settings import SettingError
@@ -200,7 +199,7 @@ class Recorder:
 
         def write() -> None:
             for name, rows in tables.items():
-                write_table(folder / name, rows)
+                write_csv(folder / name, rows[0], rows)
             if is_kept and last.exists() and not milestone.exists():  # no last one: it starts from another's
                 write_file(milestone, last.read_bytes())
             newest = last if last.exists() else resumed
@@ -248,16 +247,3 @@ def training_state(training: Training, progress: Progress) -> dict[str, Any]:
         'random_state': random_state(task.device),
     }
     return state | task.get_checkpoint_state() | task.get_checkpoint_state(ema=True)
-
-
-def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a CSV file as a whole.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
-    write_file(path, text.getvalue().encode())
