@@ -28,7 +28,6 @@ from torch import nn
 
 from condnet.benchmarks.tables import load_benchmark
 from condnet.cli.common import run
-from condnet.cli.flags import check_numbers
 from condnet.data import GLYPH_AUGMENTATION, Batch, Images, InMemoryLoader
 from condnet.data.glyphs import MEAN, STD, render_glyphs
 from condnet.errors import CondnetError
@@ -39,6 +38,7 @@ from condnet.spaces.registry import get_space
 from condnet.utils.csvfile import read_text, to_float, to_int, write_csv
 from condnet.utils.files import check_folder_to_write
 from condnet.utils.memory import keep_freed_memory
+from condnet.utils.settings import check_range
 
 _logger = logging.getLogger(__name__)
 
@@ -202,8 +202,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _make_and_describe(args: argparse.Namespace) -> None:
-    check_numbers(args, 2, 'num_archs', 'seeds')
-    check_numbers(args, 1, 'workers')
+    for name, least in (('num_archs', 2), ('seeds', 2), ('workers', 1)):
+        check_range(name, getattr(args, name), least)
     check_folder_to_write(Path(args.output).parent)
     indices = [_SPACE.index(arch) for arch in _SPACE.sample_distinct(args.num_archs, seed=0)]
     rows = make_table(Path(args.output), indices, args.seeds, args.workers)

@@ -23,7 +23,6 @@ from scipy.stats import kendalltau
 import condnet
 from condnet.checkpoints.loading import load_model, sha256
 from condnet.cli.common import run
-from condnet.cli.flags import check_numbers
 from condnet.data import Images, load_images
 from condnet.errors import CondnetError
 from condnet.models import Supernet
@@ -34,6 +33,7 @@ from condnet.spaces.base import Arch
 from condnet.utils.device import find_device, hardware_name
 from condnet.utils.files import check_folder_to_write, write_file
 from condnet.utils.memory import forget_peak, peak_memory_mb
+from condnet.utils.settings import check_range
 from tools.speed_training import format_training, measure_training
 
 _logger = logging.getLogger(__name__)
@@ -78,7 +78,9 @@ def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         CondnetError: If data or checkpoints are not to be had, or a number makes no sense.
     """
-    check_numbers(args, 1, *(name for name, value in vars(args).items() if isinstance(value, int)))
+    for name, value in vars(args).items():
+        if isinstance(value, int):
+            check_range(name, value, 1)
     check_folder_to_write(Path(args.results_file).parent)
     images = load_images(args.data_dir)
     figures = measure_ranking(images, args) if args.command == 'ranking' else measure_training(images, args)

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -68,28 +67,6 @@ class ModelKwargs(argparse.Action):
                 raise argparse.ArgumentError(self, f'expected key=value, got {text!r}')
         pairs = (text.split('=', 1) for text in texts)
         setattr(namespace, self.dest, {key: parse_model_argument(key, value) for key, value in pairs})
-
-
-def check_numbers(args: argparse.Namespace, least: float, *names: str, below: float = math.inf) -> None:
-    """Check the values of flags; those that are not given pass.
-
-    Args:
-        args: The flags.
-        least: What they must be at least.
-        *names: Their names, as attributes.
-        below: What they must be less than; no number is infinite, and no whole one has more than 64 bits.
-
-    Raises:
-        CondnetError: If one is something else.
-    """
-    for name in names:
-        value = getattr(args, name)
-        if value is None:
-            continue
-        end = min(below, 2**63) if isinstance(value, int) else below
-        if not least <= value < end:
-            more = f' and less than {end:g}' if below < math.inf or value >= end else ''
-            raise CondnetError(f'--{name.replace("_", "-")} is {value}, expected at least {least:g}{more}')
 
 
 class ShowDefaults(argparse.HelpFormatter):

@@ -132,12 +132,16 @@ def _checked(field: 'dataclasses.Field[Any]', kind: Any, value: Any) -> Any:
     if choices and value not in choices:
         raise SettingError(field.name, f'is {show(value)}, expected one of {", ".join(choices)}')
     if least is not None:
-        _check_range(field.name, value, least, field.metadata['below'])
+        check_range(field.name, value, least, field.metadata['below'])
     return value
 
 
-def _check_range(name: str, value: float, least: float, below: float) -> None:
-    """No number is infinite, and no whole one has more than 64 bits."""
+def check_range(name: str, value: float, least: float, below: float = math.inf) -> None:
+    """Check that a number is at least this and less than that; none is infinite, no whole one has more than 64 bits.
+
+    Raises:
+        SettingError: If it is not.
+    """
     end = min(below, 2**63) if isinstance(value, int) else below
     if not least <= value < end:
         more = f' and less than {end:g}' if below < math.inf or value >= end else ''
