@@ -293,6 +293,14 @@ def test_nothing_is_dropped_though_the_supernet_is_in_training(supernet, data):
     assert supernet.training
 
 
+def test_layers_that_were_frozen_are_so_afterwards(supernet, data):
+    supernet.stem.eval()
+    modes = [module.training for module in supernet.modules()]
+    evaluate_subnet(supernet, supernet.space.sample_distinct(1)[0], data)
+    condnet.calibrate(supernet, data.calibration)
+    assert [module.training for module in supernet.modules()] == modes and set(modes) == {True, False}
+
+
 def test_a_space_without_steps_of_its_own_is_ranked_as_well(supernet, data, monkeypatch):
     archs = supernet.space.sample_distinct(3, seed=3)
     expected = _plain(supernet, archs, data)

@@ -48,9 +48,9 @@ def calibrate(
     check_images(model, images, batch_size)
     batches, layers = calibration_batches(images, batch_size), _batch_norms(model)
     momenta = mean_momenta(batches) if momentum is None else _fixed_momenta(batches, momentum)
-    training, previous = model.training, [layer.momentum for layer in layers]
+    previous = [layer.momentum for layer in layers]
     try:
-        with errors_of_single_images(), _preserved(layers, only_after_errors=True):
+        with preserved_modes(model), errors_of_single_images(), _preserved(layers, only_after_errors=True):
             if momentum is None:
                 reset_statistics(layers)
             model.train()
@@ -58,7 +58,6 @@ def calibrate(
                 set_momentum(layers, weight)
                 model(as_parameters(batch, model))
     finally:
-        model.train(training)
         for layer, value in zip(layers, previous, strict=True):
             layer.momentum = value
     if isinstance(model, Supernet):
@@ -134,6 +133,17 @@ def reset_statistics(layers: list[_BatchNorm]) -> None:
     """Have BatchNorm layers forget all batches so far."""
     for layer in layers:
         layer.reset_running_stats()
+
+
+@contextmanager
+def preserved_modes(model: nn.Module) -> Iterator[None]:
+    """Give every module its mode, training or evaluation, back afterwards: some may have been frozen."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from condnet.data import (
 )
 from condnet.errors import CondnetError
 from condnet.models.supernet import Supernet
-from condnet.ranking.calibration import CALIBRATION_BATCH_SIZE, calibrate, preserved_statistics
+from condnet.ranking.calibration import CALIBRATION_BATCH_SIZE, calibrate, preserved_modes, preserved_statistics
 from condnet.spaces.base import Arch, SearchSpace
 
 DEFAULT_MEMORY = 6_000_000_000  # bytes of activations
@@ -110,14 +110,10 @@ def evaluate_subnet(model: nn.Module, arch: 'str | int | Arch', data: Evaluation
 @contextmanager
 def calibrated_for(model: Supernet, arch: 'str | int | Arch', data: EvaluationData) -> Iterator[None]:
     """An architecture is active and calibrated; afterwards the super-network is as it was."""
-    training = model.training
-    try:
-        with model.subnet(arch), preserved_statistics(model):
-            with autocast(data):
-                calibrate(model, data.to_calibrate(), momentum=data.momentum)
-            yield
-    finally:
-        model.train(training)
+    with preserved_modes(model), model.subnet(arch), preserved_statistics(model):
+        with autocast(data):
+            calibrate(model, data.to_calibrate(), momentum=data.momentum)
+        yield
 
 
 def as_supernet(model: nn.Module) -> Supernet:
