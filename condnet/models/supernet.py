@@ -170,8 +170,7 @@ class Supernet(nn.Module):
         """
         self.check_active()
         forward_features = cast(Any, self.forward_features)
-        modules = tuple(self.active_modules())
-        return [Step(self.active_subnet, modules, lambda state: (forward_features(state[0]),)), self.head_step()]
+        return [Step(self.active_subnet, (self,), lambda state: (forward_features(state[0]),)), self.head_step()]
 
     def head_step(self) -> Step:
         """The last step, from features to logits."""
