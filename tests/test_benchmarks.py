@@ -337,7 +337,7 @@ def test_other_published_forms_are_named_with_the_way_to_go(tmp_path):
     }.items():
         for error in both_ways(tmp_path / name, output):
             assert message in error and 'convert the folder NATS-tss-v1_0-3ffb9-simple by condnet-benchmarks' in error
-        assert main([str(tmp_path / name), str(output)]) == 1
+        assert main([str(tmp_path / name), str(output)]) == 2
 
 
 def test_what_is_not_unpacked_or_not_the_folder(tmp_path):
@@ -381,9 +381,9 @@ def test_malicious_record_is_not_run(tmp_path, function, capsys):
     write_record(tmp_path / NATS, 3, data)
     with pytest.raises(ValueError, match='000003.pickle.pbz2: it asks for .* it was not run'):
         convert_nats(tmp_path / NATS, tmp_path / 'out.csv')
-    assert main([str(tmp_path / NATS), str(tmp_path / 'out.csv')]) == 1
+    assert main([str(tmp_path / NATS), str(tmp_path / 'out.csv')]) == 2
     error = capsys.readouterr().err
-    assert error.startswith('error: ') and error.count('\n') == 1
+    assert error.startswith('condnet-benchmarks: error: ') and error.count('\n') == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == [NATS]  # neither the victim nor an output
 
 
@@ -424,15 +424,24 @@ def test_bad_record(tmp_path, data, message):
     assert '\n' not in str(info.value) and not (tmp_path / 'out.csv').exists()
 
 
+def test_an_interrupted_conversion_ends_in_one_line(tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('condnet.cli.benchmarks.convert_nats', interrupted)
+    assert main([str(tmp_path), str(tmp_path / 'out.csv')]) == 130
+    assert capsys.readouterr().err.startswith('condnet-benchmarks: stopped by SIGINT: nothing is left half-written')
+
+
 def test_bad_conversion(tmp_path, capsys):
     cut = write_record(tmp_path / NATS, 3, nats_record(3))
     cut.write_bytes(cut.read_bytes()[:-20])
-    assert main([str(tmp_path / NATS), str(tmp_path / 'out.csv')]) == 1
-    assert main([str(tmp_path), str(tmp_path / 'out.csv')]) == 1
+    assert main([str(tmp_path / NATS), str(tmp_path / 'out.csv')]) == 2
+    assert main([str(tmp_path), str(tmp_path / 'out.csv')]) == 2
     write_record(tmp_path / NATS, 3, nats_record(3))
-    assert main([str(tmp_path / NATS), str(tmp_path / 'absent' / 'out.csv')]) == 1
+    assert main([str(tmp_path / NATS), str(tmp_path / 'absent' / 'out.csv')]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 3 and all(line.startswith('error: ') for line in errors)
+    assert len(errors) == 3 and all(line.startswith('condnet-benchmarks: error: ') for line in errors)
     assert 'cannot decompress' in errors[0] and 'no NATS-Bench records' in errors[1] and 'absent' in errors[2]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from condnet.benchmarks.hwnas import convert_hw_nas, is_hw_nas
 from condnet.benchmarks.nats import convert_nats
-from condnet.errors import CondnetError
+from condnet.cli.common import run
 from condnet.spaces.registry import get_space
 
 
@@ -18,20 +18,19 @@ def _convert(source: Path, output: Path) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert NATS-Bench or HW-NAS-Bench to a table; the exit code is 0, or 1 after an error."""
-    parser = argparse.ArgumentParser(prog='condnet-benchmarks', description='Convert NATS-Bench (the ground '
-                                     'truth of nb201) or HW-NAS-Bench (latencies) to CSV.')  # fmt: skip
+    """Convert NATS-Bench or HW-NAS-Bench to a table; returns the exit status."""
+    parser = argparse.ArgumentParser('condnet-benchmarks', description='Convert NATS-Bench (the ground truth of nb201) '
+                                     'or HW-NAS-Bench (latencies) to CSV.')  # fmt: skip
     parser.add_argument('source', help='the unpacked folder NATS-tss-v1_0-3ffb9-simple, or HW-NAS-Bench-v1_0.pickle '
                         '(or the same as JSON)')  # fmt: skip
     parser.add_argument('output', help='the table to write, such as nas-bench-201.csv or hw-nas-bench.csv')
     args = parser.parse_args(argv)
-    try:
+
+    def command() -> None:
         count = _convert(Path(args.source), Path(args.output))
-    except (CondnetError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    print(f'wrote {count} of {get_space("nb201").size} architectures to {args.output}')
-    return 0
+        print(f'wrote {count} of {get_space("nb201").size} architectures to {args.output}')
+
+    return run('condnet-benchmarks', command)
 
 
 if __name__ == '__main__':

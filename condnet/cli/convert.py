@@ -13,7 +13,7 @@ from condnet.models.pretrained import CONFIG_NAME, WEIGHTS_NAME
 
 def main(argv: list[str] | None = None) -> int:
     """Write the model of a training checkpoint as a folder, as it goes to the Hub (`condnet-convert`)."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser('condnet-convert', description=main.__doc__, allow_abbrev=False)
     parser.add_argument('checkpoint', help='training checkpoint')
     parser.add_argument('folder', help='folder to write')
     add_import_flag(parser)
