@@ -68,7 +68,7 @@ def read_recipe(name: str, config: type) -> dict[str, Any]:
     return _parse(f'recipe {name}', find_recipe(name).read_bytes(), config)
 
 
-def check_settings(source: str, settings: dict[str, Any], config: type) -> dict[str, Any]:
+def parse_settings(source: str, settings: dict[str, Any], config: type) -> dict[str, Any]:
     """Settings that were read from YAML, as a recipe has them.
 
     Args:

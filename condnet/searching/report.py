@@ -48,10 +48,8 @@ def true_result(
         expected of the truly best of `num_evals` random ones, which is more than random search with the same
         super-network can reach.
     """
-    truth, index = (
-        dict(zip(table.indices.tolist(), table.accuracy.tolist(), strict=True)),
-        problem.space.index(winner.arch),
-    )
+    truth = dict(zip(table.indices.tolist(), table.accuracy.tolist(), strict=True))
+    index = problem.space.index(winner.arch)
     result: dict[str, Any] = {'accuracy': truth.get(index)}
     if result['accuracy'] is None:
         return result

@@ -17,7 +17,7 @@ from condnet.errors import CondnetError
 from condnet.models import Supernet
 from condnet.plugins import import_modules
 from condnet.ranking.config import RankConfig
-from condnet.recipes import IMPORT, check_settings, find_study, read_recipe
+from condnet.recipes import IMPORT, find_study, parse_settings, read_recipe
 from condnet.studies.runner import Step
 from condnet.training.config import TrainConfig
 from condnet.utils.settings import SettingError
@@ -147,7 +147,7 @@ def _read_variant(source: str, name: str, content: dict[str, Any], study: dict[s
         settings |= layer | {'model_kwargs': settings.get('model_kwargs', {}) | kwargs}
     for key in ('split_epoch', 'keep_epochs', 'stop_epoch', 'seed'):
         settings.pop(key, None)  # of the recipe; the study has its own
-    settings = check_settings(where, settings, TrainConfig)
+    settings = parse_settings(where, settings, TrainConfig)
     if names := settings.get(IMPORT):
         import_modules(names.split(','))
     try:
@@ -175,7 +175,7 @@ def _settings(source: str, content: dict[str, Any], key: str) -> dict[str, Any]:
 def _flags(source: str, settings: dict[str, Any]) -> Iterator[str]:
     """Settings of a ranking as flags."""
     is_on = {field.name: field.default is True for field in dataclasses.fields(RankConfig)}  # by default
-    for key, value in check_settings(source, settings, RankConfig).items():
+    for key, value in parse_settings(source, settings, RankConfig).items():
         flag = key.replace('_', '-')
         if isinstance(value, bool):
             yield from (f'--{flag}',) if value else (f'--no-{flag}',) if is_on[key] else ()
