@@ -1,5 +1,6 @@
 """The four models: the paper's sizes, sub-networks, and the way through timm's checkpoints."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -188,6 +189,19 @@ def test_checkpoint_of_another_model_or_space_is_refused(tmp_path):
         model_path = tmp_path / 'model.safetensors'
         with pytest.raises(ValueError, match='does not fit'):
             timm.create_model(name, pretrained=True, pretrained_cfg_overlay={'file': str(model_path)}, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ('name', 'arch', 'parsed'),
+    [
+        ('nb201_net', np.array([3, 3, 1, 3, 3, 3]), (3, 3, 1, 3, 3, 3)),
+        ('nb201_net', torch.tensor([3, 3, 1, 3, 3, 3]), (3, 3, 1, 3, 3, 3)),
+        ('macro_net', np.int64(1), (0, 0, 0, 0, 0, 0, 0, 1)),
+    ],
+)
+def test_network_whose_architecture_was_an_array_is_saved(name, arch, parsed, tmp_path):
+    save_model(timm.create_model(name, arch=arch), tmp_path)
+    assert load_model(tmp_path).arch == parsed
 
 
 def test_network_of_another_architecture_is_refused(tmp_path):

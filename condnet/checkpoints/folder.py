@@ -14,6 +14,7 @@ from torch import nn
 from condnet.data.fingerprint import PACKAGED
 from condnet.models.pretrained import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, file_sha256
 from condnet.models.supernet import Supernet
+from condnet.spaces.notation import plain
 
 
 def save_model(
@@ -64,6 +65,8 @@ def _as_stored(model: nn.Module, half: bool, tag: str) -> nn.Module:
     # What timm writes is what it is given by this method; a deep copy of the model would take its memory once more.
     stored.state_dict = lambda: tensors  # type: ignore[method-assign, assignment]
     stored.pretrained_cfg = {**stored.pretrained_cfg, 'tag': tag}  # type: ignore[assignment, dict-item]
+    if args := cast(dict[str, Any], getattr(stored, '_model_args', {})):  # an architecture may be an array
+        stored._model_args = {key: plain(value) for key, value in args.items()}  # type: ignore[assignment]
     if isinstance(stored, Supernet):
         calibrated = stored.calibrated_subnet
         active = {} if calibrated is None else {'active_subnet': stored.space.format(calibrated)}
