@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import make_training, random_batch, train_args, train_step
+from conftest import SMALL, make_training, random_batch, train_args, train_step
 from small import CONVS, tiny_folder  # noqa: F401  # its images are smaller ones
 
 from condnet.checkpoints.folder import save_model
@@ -19,10 +19,11 @@ from condnet.cli.train import main
 from condnet.cli.validate import main as validate
 from condnet.data import Images, InMemoryLoader
 from condnet.models.counts import choices_of, describe_untrained, untrained_choices
+from condnet.ranking.evaluate import EvaluationData
 from condnet.spaces.registry import get_space
 from condnet.training.build import create_training
 from condnet.training.config import TrainConfig
-from condnet.training.loop import check_losses, train_one_epoch
+from condnet.training.loop import check_losses, evaluate_fixed_archs, train_one_epoch
 from condnet.training.progress import Progress
 from condnet.training.step import TrainingStep
 from condnet.training.task import archs_of_step
@@ -214,6 +215,15 @@ def test_weights_ruined_by_a_finite_loss_are_not_saved():
     with pytest.raises(FloatingPointError, match='head.weight is not finite after step 0'):
         train_one_epoch(TrainingStep(task, optimizer), batches, Progress(), config, saved.append)
     assert not saved
+
+
+def test_a_validation_loss_that_is_not_finite_ends_no_training():
+    """A resume would come to it again and again."""
+    task, _ = make_training('nb201_cond_supernet', **SMALL['nb201_cond_supernet'])
+    task.model.head.bias.data = torch.tensor([3e38, *[-3e38] * 9])
+    images, targets = random_batch(8, pixels=8)
+    found = evaluate_fixed_archs(task, [(3,) * 6, (2,) * 6], EvaluationData(images, images, targets))
+    assert found['loss'] == float('inf') and found['accuracy'] == 100 * (targets == 0).float().mean()
 
 
 def test_counts_are_those_of_the_steps(left_alone):

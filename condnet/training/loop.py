@@ -13,7 +13,7 @@ from tqdm import tqdm
 from condnet.data import InMemoryLoader, TimmLoader
 from condnet.models import Supernet
 from condnet.models.counts import describe_untrained
-from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, evaluate_subnet
+from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, calibrated_for
 from condnet.spaces.base import Arch
 from condnet.training.config import TrainConfig
 from condnet.training.log import LogLines, epoch_bar
@@ -221,18 +221,21 @@ def _describe_step(task: SupernetTask, optimizer: torch.optim.Optimizer, progres
 def evaluate_fixed_archs(task: SupernetTask, archs: list[Arch], data: EvaluationData) -> dict[str, float]:
     """Mean validation loss and accuracy of some architectures, recalibrated (the curves of the paper's Figure 7).
 
-    A stand-alone network is validated as it is, and no architectures are needed.
+    A stand-alone network is validated as it is, and no architectures are needed. A loss that is not finite is no reason
+    to end a training, and is recorded as it is.
     """
     started = time.perf_counter()
     if isinstance(task.model, Supernet):
         if warning := describe_untrained(task.model.space, archs, task.untrained()):
             _logger.warning(f'of what is validated, {warning}')
-        results = [evaluate_subnet(task.model, arch, data) for arch in archs]
-        accuracies, losses = [result.accuracy for result in results], [result.loss for result in results]
+        results = []
+        for arch in archs:
+            with calibrated_for(task.model, arch, data):
+                results.append(accuracy_and_loss(task.model, data))
     else:
-        accuracies, losses = ([value] for value in accuracy_and_loss(task.model, data))
+        results = [accuracy_and_loss(task.model, data)]
     return {
-        'loss': sum(losses) / len(losses),
-        'accuracy': sum(accuracies) / len(accuracies),
+        'loss': sum(loss for _, loss in results) / len(results),
+        'accuracy': sum(accuracy for accuracy, _ in results) / len(results),
         'seconds': round(time.perf_counter() - started, 2),
     }
