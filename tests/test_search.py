@@ -25,6 +25,7 @@ from condnet.benchmarks.tables import load_benchmark
 from condnet.checkpoints.folder import save_model
 from condnet.cli.search import main
 from condnet.ranking.evaluate import EvaluationData, Prediction
+from condnet.searching.config import SearchConfig
 from condnet.searching.export import export_onnx
 from condnet.searching.latency import MeasuredLatency, read_latency_table
 from condnet.searching.problem import Candidate, Problem
@@ -625,6 +626,11 @@ def test_winner_as_onnx(checkpoint, tiny_data, tmp_path, monkeypatch, caplog, ca
     with pytest.raises(ValueError, match='differs from the original'):
         export_onnx(net, tmp_path / 'wrong.onnx', torch.randn(2, 3, 32, 32))
     assert not (tmp_path / 'wrong.onnx').exists()
+
+
+def test_objectives_may_have_spaces_between_them():
+    for objectives in ('accuracy, flops', ('accuracy', 'flops'), ['accuracy ', ' flops']):
+        assert SearchConfig(objectives=objectives).objective_names == ('accuracy', 'flops')
 
 
 def test_onnx_is_made_with_two_images_where_batches_are_of_one(monkeypatch, tmp_path):

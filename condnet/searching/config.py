@@ -74,7 +74,7 @@ class SearchConfig(EvalConfig):
     @property
     def objective_names(self) -> tuple[str, ...]:
         """The objectives, one by one."""
-        return tuple(self.objectives.split(','))
+        return tuple(name.strip() for name in self.objectives.split(','))
 
     @property
     def limits(self) -> dict[str, float]:
