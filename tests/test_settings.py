@@ -4,6 +4,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from condnet import CondnetError
@@ -42,6 +43,14 @@ def test_flags_make_the_settings():
     assert parse('--name', 'b', '--epochs', '7', '--rate', '0', '--most', '2', '--amp', '--no-channels-last', '--size',
                  '1', '2', '3', '--keep', '4', '5', '--weights', '1', '0.5', '--kwargs', 'a=1', 'arch=12') == Config(
         'b', 7, 0.0, 2, True, False, (1, 2, 3), (4, 5), (1.0, 0.5), {'a': 1, 'arch': '12'}, 'x')  # fmt: skip
+
+
+def test_numbers_of_numpy_become_pythons():
+    """Neither YAML nor a checkpoint takes NumPy's, as a sweep makes them."""
+    config = Config(epochs=np.int64(2), rate=np.float64(0.25), amp=np.True_, size=[1, 2, 3])
+    assert config == Config(epochs=2, rate=0.25, amp=True, size=(1, 2, 3))
+    assert [type(value) for value in (config.epochs, config.rate, config.amp)] == [int, float, bool]
+    assert type(Config(weights=list(np.ones(2))).weights[0]) is float
 
 
 def test_kinds():

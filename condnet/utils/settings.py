@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+import numpy as np
+
 from condnet.errors import CondnetError, show
 
 Config = TypeVar('Config')
@@ -97,7 +99,7 @@ def _kind(hint: Any) -> Kind:
 def check_settings(config: Any) -> None:
     """Check the values of settings, one by one; to be called by `__post_init__`.
 
-    Lists become tuples, whole numbers become floats where floats are expected, paths become text.
+    Lists become tuples, NumPy's numbers Python's, whole numbers floats where floats are expected, and paths text.
 
     Raises:
         SettingError: If one has another type, is none of the choices, or out of its range.
@@ -122,6 +124,8 @@ _EXPECTED = {bool: 'true or false', int: 'a whole number', float: 'a number', st
 
 
 def _checked(field: 'dataclasses.Field[Any]', kind: Any, value: Any) -> Any:
+    if isinstance(value, np.generic):  # also its float64, which is a float, but no checkpoint holds it
+        value = value.item()
     if kind is str and hasattr(value, '__fspath__'):
         value = str(value)
     if kind is float and type(value) is int:
