@@ -93,4 +93,9 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
+def __dir__() -> list[str]:
+    """What there is, that included."""
+    return sorted({*globals(), *__all__})
+
+
 load_entry_points()

@@ -52,6 +52,10 @@ def test_ranking_is_that_of_the_command(ranking, tmp_path, capsys):
     assert ranking.best(6, 'loss') == sorted(ranking, key=lambda p: p.loss)
 
 
+def test_what_is_imported_late_is_listed():
+    assert {'search', 'SearchResult', 'rank', '__version__'} <= set(dir(condnet))
+
+
 @pytest.mark.slow
 def test_model_and_data_may_be_given_themselves(ranking):
     """And the model is left as it is, on whatever it was active."""
