@@ -1,5 +1,6 @@
 """Rank means: right values, ties included, and where they are shown."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -61,6 +62,13 @@ def test_shown_beside_the_pure_ones():
     assert plain.metrics() == {key: value for key, value in metrics.items() if key not in ranking.rank_by}
     with pytest.raises(condnet.CondnetError, match='beauty is not known, expected one of flops, accuracy, loss'):
         ranking.best(1, 'accuracy+beauty')
+
+
+def test_costs_are_known_without_a_table():
+    alone = dataclasses.replace(make_ranking(), table=None, columns={}, network_cost=SPACE.cost)
+    for name in ('flops', 'params'):  # the architectures 0, 2, 1 cost more and more
+        assert alone.mean_ranks(f'loss+{name}').tolist() == [1, 3, 2]
+        assert alone.mean_ranks(f'loss-{name}').tolist() == [2, 2, 2]
 
 
 def test_command(tmp_path, capsys):

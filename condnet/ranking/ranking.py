@@ -80,7 +80,7 @@ class Ranking:
         Args:
             num: How many.
             by: `accuracy`, where equal ones are ordered by loss, `loss`, or a rank mean, of `rank_by` or another one of
-                the same columns; equal ones of it are ordered by accuracy.
+                the same columns and of costs; equal ones of it are ordered by accuracy.
 
         Raises:
             CondnetError: If `by` is something else.
@@ -98,8 +98,10 @@ class Ranking:
             CondnetError: If a column is not known.
         """
         known = self.columns | {name: [getattr(p, name) for p in self.predictions] for name in ('accuracy', 'loss')}
-        columns = columns_of(by)
+        columns, cost = columns_of(by), self.network_cost
         for name, _ in columns:
+            if name not in known and name in ('flops', 'params') and cost is not None:
+                known[name] = [getattr(cost(self.space.parse(p.index)), name) for p in self.predictions]
             if name not in known:
                 raise CondnetError(f'cannot rank by {by}: {name} is not known, expected one of {", ".join(known)}')
         return mean_ranks([(known[name], sign) for name, sign in columns])
