@@ -24,6 +24,11 @@ class _Short(reprlib.Repr):
         return super().repr_int(x, level)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def show(value: Any) -> str:
     """One line of a value, whatever it is, for an error message."""
     return ' '.join(_Short().repr(value).split())

@@ -156,6 +156,10 @@ def test_optimizer_through_split_and_resume(name):
         (['--sched', 'cosine', '--decay-rate', '0.5'], '--decay-rate does nothing with the schedule cosine'),
         (['--sched', 'wsd', '--epochs', '2'], 'wsd schedule requires 0 < decay_epochs'),
         (['--lr', 'nan'], '--lr is nan'),
+        (['--sched', 'step', '--decay-epochs', '0'], '--decay-epochs is 0.0, expected at least 1e-06'),
+        (['--sched', 'step', '--decay-epochs', '1', '--decay-rate', '-1'], '--decay-rate is -1.0, expected at least 0'),
+        (['--sched', 'multistep', '--decay-milestones', '5', '0'], '--decay-milestones is 0, expected at least 1'),
+        (['--sched', 'plateau', '--patience-epochs', '-1'], '--patience-epochs is -1, expected at least 0'),
     ],
 )
 def test_refused(more, message):

@@ -16,7 +16,7 @@ from condnet.checkpoints.training import (
     training_checkpoints,
 )
 from condnet.data import CIFAR10_CLASSES, GLYPH_CLASSES, glyphs
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, first_line
 from condnet.models.pretrained import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -166,8 +166,7 @@ def _create_model(name: str, kwargs: dict[str, Any], path: str | Path) -> nn.Mod
     except CondnetError:
         raise
     except Exception as error:  # safetensors and timm each have their own
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CondnetError(f'cannot load {path}: {reason}') from error
+        raise CondnetError(f'cannot load {path}: {first_line(error)}') from error
 
 
 def training_of(path: str | Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from condnet.checkpoints.folder import save_model
 from condnet.checkpoints.loading import load_model
 from condnet.data import Images, holds_images, load_images
 from condnet.data.glyphs import render_glyphs
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, first_line
 from condnet.hub.card import make_card
 from condnet.models import Supernet
 from condnet.models.pretrained import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, check_folder
@@ -158,6 +158,5 @@ def publish(folder: str | Path, repo: str, private: bool = False) -> str:
             commit_message=f'{folder.name}',
         )
     except Exception as error:  # the Hub's client lets through what its HTTP library raises
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CondnetError(f'cannot publish {folder} as {repo}: {reason}') from error
+        raise CondnetError(f'cannot publish {folder} as {repo}: {first_line(error)}') from error
     return str(commit.commit_url)

@@ -11,7 +11,7 @@ import sqlalchemy.exc
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, first_line
 from condnet.utils.files import check_folder_to_write
 from condnet.utils.locks import Lock, lock_file
 
@@ -80,7 +80,7 @@ def open_storage(storage: str) -> BaseStorage:
         with _sqlite_lock(sqlalchemy.make_url(storage)):  # two processes would make its tables at once, and one fail
             return RDBStorage(storage)
     except (OSError, ValueError, optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        raise CondnetError(f'cannot open the database of `storage`: {_first_line(error)}') from error
+        raise CondnetError(f'cannot open the database of `storage`: {first_line(error)}') from error
 
 
 def _open_journal(path: Path) -> _Journal:
@@ -94,7 +94,7 @@ def _open_journal(path: Path) -> _Journal:
     try:
         storage = _Journal(path)
     except (ValueError, LookupError, TypeError) as error:
-        raise CondnetError(f'{path} is no journal of Optuna, or is damaged: {_first_line(error)}') from error
+        raise CondnetError(f'{path} is no journal of Optuna, or is damaged: {first_line(error)}') from error
     with storage.lock:
         content = path.read_bytes()
         complete = content.rfind(b'\n') + 1
@@ -115,10 +115,6 @@ def storage_errors() -> Iterator[None]:
         yield
     except (OSError, optuna.exceptions.OptunaError, sqlalchemy.exc.SQLAlchemyError) as error:
         raise OSError(
-            f'the storage of the search failed: {_first_line(error)}; what it holds is kept, and the same command '
+            f'the storage of the search failed: {first_line(error)}; what it holds is kept, and the same command '
             'goes on from there'
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

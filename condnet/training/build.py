@@ -14,7 +14,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from condnet.checkpoints.loading import preprocessing
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, first_line
 from condnet.models import Supernet
 from condnet.models.counts import Choice
 from condnet.training.checks import check_model
@@ -163,8 +163,7 @@ def _create_model(config: TrainConfig, settled: Settled) -> nn.Module:
     except CondnetError:
         raise
     except Exception as error:  # unknown model, unknown argument, or whatever a constructor stumbles over in one
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CondnetError(f'cannot build the model {config.model!r}: {reason}') from error
+        raise CondnetError(f'cannot build the model {config.model!r}: {first_line(error)}') from error
     if config.split_epoch and not isinstance(model, Supernet):
         raise CondnetError(f'`split_epoch` needs a super-network, {config.model} is none')
     if config.fast_norm and not any(getattr(module, '_fast_norm', False) for module in model.modules()):

@@ -125,18 +125,20 @@ class TrainConfig:
     min_lr: float = setting(1e-5, 'the lowest that it comes down to', group=_RATE, least=0)
     epochs: int = setting(250, 'epochs of the schedule, or of its first cycle', group=_RATE, least=1)
     stop_epoch: int = setting(0, 'stop after so many epochs of the schedule; 0: never', group=_RATE)
-    decay_milestones: tuple[int, ...] | None = setting(None, 'multistep: the first epochs with another rate, counted '
-                                                       'from 1 (default: 90 180 270)', group=_RATE)  # fmt: skip
+    decay_milestones: tuple[int, ...] | None = setting(
+        None, 'multistep: first epochs with another rate, from 1 (default: 90 180 270)', group=_RATE, least=1
+    )
     decay_epochs: float | None = setting(None, 'step: epochs between two changes (default: 90); wsd: the last epochs, '
-                                         'or a share of all (default: 0.2)', group=_RATE)  # fmt: skip
+                                         'or a share of all (default: 0.2)', group=_RATE, least=1e-6)  # fmt: skip
     warmup_epochs: int = setting(
         0, 'the first epochs, in which the rate rises from --warmup-lr', group=_RATE, least=0, below=_MOST
     )
     warmup_prefix: bool = setting(False, 'they come before --epochs, and are none of them', group=_RATE)
     cooldown_epochs: int = setting(0, 'epochs after the schedule, at its last rate', group=_RATE, least=0, below=_MOST)
-    patience_epochs: int | None = setting(None, 'plateau: validations without a lower loss (default: 10)', group=_RATE)
+    patience_epochs: int | None = setting(None, 'plateau: validations without a lower loss (default: 10)', group=_RATE,
+                                          least=0)  # fmt: skip
     decay_rate: float | None = setting(
-        None, 'step, multistep, plateau: factor; poly: power (default: 0.1)', group=_RATE
+        None, 'step, multistep, plateau: factor; poly: power (default: 0.1)', group=_RATE, least=0
     )
 
     no_aug: bool = setting(False, 'no augmentation', group=_AUGMENTATION)

@@ -8,7 +8,7 @@ from timm.models import load_pretrained
 from torch import nn
 
 from condnet.checkpoints.loading import load_checkpoint, training_of
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, first_line
 from condnet.models import Supernet
 from condnet.models.counts import Choice
 from condnet.models.network import Network
@@ -78,6 +78,5 @@ def _published(config: TrainConfig) -> tuple[nn.Module, dict[str, Any]]:
     except CondnetError:
         raise
     except Exception as error:  # whatever the Hub, or a constructor, stumbles over
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CondnetError(f'cannot get the weights of {config.model}: {reason}') from error
+        raise CondnetError(f'cannot get the weights of {config.model}: {first_line(error)}') from error
     return model, training_of(config.model) if is_supernet_name(config.model) else {}

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from condnet.checkpoints.training import SCHEDULE_FLAGS, TIMM_FLAGS
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, first_line
 from condnet.training.build import Training
 from condnet.training.config import Settled, TrainConfig, recorded_args
 from condnet.training.optimization import load_schedule_state
@@ -45,7 +45,7 @@ def resume(training: Training, checkpoint: dict[str, Any]) -> Progress:
         step.scaler.load_state_dict(checkpoint.get('scaler', {}))
         load_schedule_state(training.scheduler, checkpoint.get('scheduler', {}))
     except (KeyError, RuntimeError) as error:
-        raise CondnetError(f'{config.resume} does not fit {config.model}: {str(error).splitlines()[0]}') from error
+        raise CondnetError(f'{config.resume} does not fit {config.model}: {first_line(error)}') from error
     set_random_state(checkpoint['random_state'], task.device)
     return progress
 

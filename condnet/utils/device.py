@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from condnet.errors import first_line
 from condnet.utils.settings import SettingError
 
 
@@ -21,7 +22,7 @@ def find_device(name: str) -> torch.device:
         )
         torch.zeros(1, device=device).item()  # the device 'meta' holds no numbers
     except (AssertionError, NotImplementedError, RuntimeError) as error:
-        raise SettingError('device', f'{name} is not to be had: {str(error).splitlines()[0]}') from error
+        raise SettingError('device', f'{name} is not to be had: {first_line(error)}') from error
     return device
 
 

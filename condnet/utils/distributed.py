@@ -17,6 +17,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from condnet.errors import first_line
 from condnet.utils.device import find_device
 
 _PATIENCE = timedelta(minutes=10)  # for a process that is alive and does not answer
@@ -151,8 +152,7 @@ def in_contact(what: str, errors: type[RuntimeError] = RuntimeError) -> Iterator
     try:
         yield
     except errors as error:
-        reason = str(error).splitlines()[0]
-        raise ConnectionError(f'no contact to the other processes of the {what}: {reason}') from error
+        raise ConnectionError(f'no contact to the other processes of the {what}: {first_line(error)}') from error
 
 
 def join_group(device: str) -> tuple[Group, torch.device]:
