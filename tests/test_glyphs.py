@@ -233,3 +233,12 @@ def test_packaged_table_is_refused_where_it_does_not_belong():
         load_benchmark('nb201', path)
     with pytest.raises(ValueError, match="no macro table of the data set 'glyphs'"):
         load_benchmark('macro', dataset='glyphs')
+
+
+def test_packaged_table_is_found_in_a_directory_by_its_name(tmp_path):
+    with pytest.raises(ValueError, match=f'no nb201_glyphs.csv in {tmp_path}, nor in its benchmarks folder'):
+        load_benchmark('nb201', tmp_path, dataset='glyphs')
+    copy = tmp_path / 'benchmarks' / 'nb201_glyphs.csv'
+    copy.parent.mkdir()
+    copy.write_bytes(find_benchmark('nb201', 'glyphs').packaged.read_bytes())
+    assert load_benchmark('nb201', tmp_path, dataset='glyphs').path == str(copy)

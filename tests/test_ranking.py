@@ -150,6 +150,7 @@ def test_calibration_where_feature_maps_are_of_one_pixel():
     ('change', 'message'),
     [
         (lambda images: images[:0], 'needs images, got none'),
+        (lambda images: images.numpy(), r'images are of type ndarray, expected one tensor \(N, C, H, W\)'),
         (lambda images: images.to(torch.uint8), r'images are torch.uint8, expected normalised ones'),
         (lambda images: images[:, :1], r'images have shape \(40, 1, 8, 8\), expected \(N, 3, H, W\)'),
         (lambda images: images[0], r'images have shape \(3, 8, 8\), expected'),

@@ -185,6 +185,9 @@ def test_bad_architectures_and_flags(refuse):
     assert '--calib-batches is 0' in refuse('--calib-batches', '0')
     assert 'ends in .csv' in refuse('--results-file', 'x.txt')
     assert "--num-archs is 'many'" in refuse('--num-archs', 'many')
+    assert '--num-archs is 3 beside --archs' in refuse('--num-archs', '3', '--archs', '5')
+    with pytest.raises(SystemExit):  # as of an empty variable of the shell; it would rank 200 random ones
+        main(['--checkpoint', 'x', '--archs'])
     assert '--calib-momentum is 7.0' in refuse('--calib-momentum', '7')
     assert '--device nowhere is not to be had' in refuse('--device', 'nowhere')
     assert 'no averaged weights' in refuse('--use-ema')

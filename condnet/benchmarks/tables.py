@@ -108,7 +108,7 @@ def load_benchmark(
     if benchmark is None:
         known = ', '.join(data for name, data in BENCHMARKS if name == space) or 'one that was registered'
         raise CondnetError(f'there is no {space} table of the data set {dataset!r}; expected {known}')
-    source = Path(path or benchmark.packaged) if benchmark.packaged else _find_table(benchmark, path, download)
+    source = benchmark.packaged if benchmark.packaged and not path else _find_table(benchmark, path, download)
     try:
         rows, digest = _read_table(search_space, source, benchmark)
     except OSError as error:
@@ -124,6 +124,8 @@ def load_benchmark(
 
 
 def _find_table(benchmark: Benchmark, path: 'str | os.PathLike[str] | None', download: bool) -> Path:
+    if path is not None and benchmark.packaged and not benchmark.file_names:  # one that is named is called the same
+        benchmark = replace(benchmark, file_names=(benchmark.packaged.name,))
     space, name = benchmark.space, ' or '.join(benchmark.file_names) or 'a table'
     if path is not None:
         if Path(path).is_file():

@@ -70,6 +70,8 @@ def check_images(model: nn.Module, images: torch.Tensor, batch_size: int = CALIB
     Raises:
         CondnetError: If there are no images, or they are not what the model takes.
     """
+    if not isinstance(images, torch.Tensor):
+        raise CondnetError(f'calibration images are of type {type(images).__name__}, expected one tensor (N, C, H, W)')
     if len(images) == 0:
         raise CondnetError('calibration needs images, got none')
     if batch_size < 1:

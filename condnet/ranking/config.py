@@ -90,7 +90,7 @@ class RankConfig(EvalConfig):
         f"how many random ones of the benchmark's, or 'all' (default: {DEFAULT_NUM_ARCHS}, or all of fewer)",
         group=_ARCHITECTURES,
     )
-    archs: tuple[str, ...] = setting((), f'these instead. {ARCH_HELP}', group=_ARCHITECTURES)
+    archs: tuple[str, ...] | None = setting(None, f'these instead. {ARCH_HELP}', group=_ARCHITECTURES)
     seed: int = setting(0, 'seed of the random ones', group=_ARCHITECTURES, least=0)
     rank_by: str = setting(
         '',
@@ -108,6 +108,8 @@ class RankConfig(EvalConfig):
         super().__post_init__()
         if self.num_archs not in (None, 'all') and not re.fullmatch('[0-9]{1,18}', self.num_archs):
             raise SettingError('num_archs', f"is {self.num_archs!r}, expected a number or 'all'")
+        if self.num_archs is not None and self.archs is not None:
+            raise SettingError('num_archs', f'is {self.num_archs} beside `archs`; expected one of them')
         try:
             parse_rank_by(self.rank_by)
         except CondnetError as error:

@@ -78,7 +78,7 @@ def rank(
     config = make_config(RankConfig, config, for_model(model, config, settings))
     num = archs if isinstance(archs, str) and archs == 'all' else integer(plain(archs))
     if num is not None:
-        config, archs = dataclasses.replace(config, num_archs=str(num), archs=()), None
+        config, archs = dataclasses.replace(config, num_archs=str(num), archs=None), None
     request = _Request(None if archs is None else _listed(archs), data, benchmark)
     ranker = _Ranker(open_supernet(model, config, config.model), with_data(config, data))
     return cast(Ranking, ranker.rank(request))
@@ -138,7 +138,10 @@ class _Ranker:
             if self.config.report:
                 check_report_package()
         model, config = self.subject.model, self.config
-        given = {model.space.parse(arch) for arch in request.archs or config.archs}
+        asked = config.archs if request.archs is None else request.archs
+        given = {model.space.parse(arch) for arch in asked or ()}
+        if asked is not None and not given:
+            raise SettingError('archs', 'is empty, expected architectures, or leave it out')
         is_ranking = len(given) > 1 or (not given and config.num_archs != '1')  # one architecture has no rank
         with team.first_ahead(config.download) if team is not None else nullcontext():
             images = open_evaluation_images(self.subject, config, request.data)
