@@ -276,3 +276,10 @@ def test_checkpoints_that_another_program_has_changed_are_refused(key, value, tm
     with pytest.raises(CondnetError) as info:
         load_checkpoint(tmp_path / 'last.pth.tar')
     assert '\n' not in str(info.value)
+
+
+def test_model_folder_that_is_a_file(tmp_path):
+    (tmp_path / 'file').write_text('mine')
+    with pytest.raises(CondnetError, match=f'cannot write to {tmp_path / "file"}: {tmp_path / "file"} is no directory'):
+        save_model(timm.create_model(NET[0], **NET[1]), tmp_path / 'file')
+    assert (tmp_path / 'file').read_text() == 'mine'

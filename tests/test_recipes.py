@@ -49,6 +49,7 @@ def test_a_value_means_what_the_text_means_to_the_flag(tmp_path, content, key, v
         ('', 'holds nothing, expected settings'),
         ('# nothing', 'holds nothing, expected settings'),
         ('[lr, 1]', 'holds a list, expected settings'),
+        ('a text ' * 999, 'a text a text a...xt a text a'),  # shortened
         ('batch-size: 64', "unknown setting 'batch-size'; did you mean 'batch_size'?"),
         ('epoch: 3', "unknown setting 'epoch'; did you mean 'epochs'?"),
         ('help: true', "unknown setting 'help'"),

@@ -15,6 +15,7 @@ from condnet.data.fingerprint import PACKAGED
 from condnet.models.pretrained import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, file_sha256
 from condnet.models.supernet import Supernet
 from condnet.spaces.notation import plain
+from condnet.utils.files import check_folder_to_write
 
 
 def save_model(
@@ -36,11 +37,13 @@ def save_model(
         fingerprint: Of the training images, see `condnet.data.fingerprint`; left out where the package has it.
 
     Raises:
+        CondnetError: If the folder is a file, or may not be written to.
         OSError: If it cannot be written. What was there is as it was then. (A kill between the replacement of the one
             file and of the other leaves a pair that is refused, as the hash in `config.json` is of other weights.)
     """
-    stored = _as_stored(model, half, tag=Path(folder).name.partition('.')[2])
     folder = Path(folder)
+    check_folder_to_write(folder)
+    stored = _as_stored(model, half, tag=folder.name.partition('.')[2])
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         try:

@@ -19,8 +19,8 @@ def _convert(source: Path, output: Path) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Convert NATS-Bench or HW-NAS-Bench to a table; returns the exit status."""
-    parser = argparse.ArgumentParser('condnet-benchmarks', description='Convert NATS-Bench (the ground truth of nb201) '
-                                     'or HW-NAS-Bench (latencies) to CSV.')  # fmt: skip
+    parser = argparse.ArgumentParser('condnet-benchmarks', allow_abbrev=False, description='Convert NATS-Bench (the '
+                                     'ground truth of nb201) or HW-NAS-Bench (latencies) to CSV.')  # fmt: skip
     parser.add_argument('source', help='the unpacked folder NATS-tss-v1_0-3ffb9-simple, or HW-NAS-Bench-v1_0.pickle '
                         '(or the same as JSON)')  # fmt: skip
     parser.add_argument('output', help='the table to write, such as nas-bench-201.csv or hw-nas-bench.csv')

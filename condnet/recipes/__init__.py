@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, show
 from condnet.models.arguments import ARCHITECTURES, parse_model_argument
 from condnet.utils.settings import Kind, kinds_of
 
@@ -183,5 +183,5 @@ def _model_argument(key: str, node: yaml.Node, depth: int = 0) -> Any:
 def _shown(node: yaml.Node) -> str:
     """A value as a message has it."""
     if isinstance(node, yaml.ScalarNode):
-        return repr(node.value) if node.tag == _STR else node.value or 'empty'
+        return show(node.value) if node.tag == _STR else node.value or 'empty'
     return 'a list' if isinstance(node, yaml.SequenceNode) else 'a mapping'

@@ -13,7 +13,7 @@ import yaml
 
 from condnet.checkpoints.training import LAST
 from condnet.choice import ChoiceBlock
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, show
 from condnet.models import Supernet
 from condnet.plugins import import_modules
 from condnet.ranking.config import RankConfig
@@ -112,7 +112,7 @@ def read_study(name: str) -> Study:
 def _check_keys(source: str, content: Any, known: tuple[str, ...] | None = None) -> None:
     """Check that content is a mapping, of known names if they are given."""
     if not isinstance(content, dict):
-        raise CondnetError(f'{source} holds {content!r}, expected settings by name')
+        raise CondnetError(f'{source} holds {show(content)}, expected settings by name')
     for key in content:
         if known is not None and key not in known:
             raise CondnetError(f'{source}: unknown setting {key!r}, expected some of {", ".join(known)}')
