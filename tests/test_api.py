@@ -50,6 +50,11 @@ def test_ranking_is_that_of_the_command(ranking, tmp_path, capsys):
     assert len(ranking) == 6 and [p.index for p in ranking] == sorted(p.index for p in ranking)
     assert ranking.best(2) == sorted(ranking, key=lambda p: (-p.accuracy, p.loss))[:2]
     assert ranking.best(6, 'loss') == sorted(ranking, key=lambda p: p.loss)
+    with pytest.raises(condnet.CondnetError, match='num is -1, expected at least 0'):
+        ranking.best(-1)
+    with pytest.raises(IsADirectoryError, match='cannot write: Is a directory'):
+        ranking.plot(tmp_path / 'command')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['command', 'cwd', 'ranking.csv', 'ranking.png']
 
 
 def test_what_is_imported_late_is_listed():

@@ -168,6 +168,15 @@ def test_images_that_a_model_does_not_take(data, change, message):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_what_cannot_be_validated_on(data):
+    with pytest.raises(condnet.CondnetError, match='got 0 images and 0 targets to validate on, expected as many'):
+        replace(data, images=data.images[:0], targets=data.targets[:0])
+    with pytest.raises(condnet.CondnetError, match='got 48 images and 47 targets'):
+        replace(data, targets=data.targets[1:])
+    with pytest.raises(condnet.CondnetError, match='targets are of type list, expected a tensor'):
+        replace(data, targets=data.targets.tolist())
+
+
 def test_failed_calibration_leaves_the_statistics(data):
     """Wherever it fails: here at the classifier."""
     model = _small()

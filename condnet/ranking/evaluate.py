@@ -42,6 +42,9 @@ class EvaluationData:
         momentum: BatchNorm momentum of the recalibration, see `condnet.calibrate`.
         amp_dtype: Data type of autocast, or None for none.
         memory: Bytes of activations that `predict` keeps; what does not fit is computed again. Not part of the result.
+
+    Raises:
+        CondnetError: If there is nothing to validate on, or not one label for each image.
     """
 
     calibration: torch.Tensor | None
@@ -51,6 +54,14 @@ class EvaluationData:
     momentum: float | None = None
     amp_dtype: torch.dtype | None = None
     memory: int = DEFAULT_MEMORY
+
+    def __post_init__(self) -> None:
+        for name, value in (('images', self.images), ('targets', self.targets)):
+            if not isinstance(value, torch.Tensor):
+                raise CondnetError(f'{name} are of type {type(value).__name__}, expected a tensor')
+        if not 0 < len(self.images) == len(self.targets):
+            raise CondnetError(f'got {len(self.images)} images and {len(self.targets)} targets to validate on, '
+                               'expected as many, and at least one')  # fmt: skip
 
     def to_calibrate(self) -> torch.Tensor:
         """The images for BatchNorm.

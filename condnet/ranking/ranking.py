@@ -83,8 +83,10 @@ class Ranking:
                 the same columns and of costs; equal ones of it are ordered by accuracy.
 
         Raises:
-            CondnetError: If `by` is something else.
+            CondnetError: If `by` is something else, or the number negative.
         """
+        if num < 0:
+            raise CondnetError(f'num is {num}, expected at least 0')
         values = {'accuracy': [p.accuracy for p in self.predictions], 'loss': [-p.loss for p in self.predictions]}
         scores = values[by] if by in values else self.mean_ranks(by).tolist()
         pairs = sorted(zip(scores, self.predictions, strict=True),

@@ -1,5 +1,6 @@
 """Files that are there as a whole or not at all."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def write_file(path: Path, content: bytes | memoryview, keep_as: Path | None = N
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # or a power failure could leave a renamed file without content
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, f'cannot write: {error.strerror}', str(path)) from error
