@@ -117,3 +117,16 @@ def test_what_is_known_by_name_is_not_recorded(tmp_path):
     assert not set(KEYS) & vars(read_training_checkpoint(tmp_path / LAST)['args']).keys()
     assert (run.model.pretrained_cfg['mean'], run.model.pretrained_cfg['std']) == ((0.083,), (0.149,))
     assert run.model.pretrained_cfg['label_names'] == GLYPH_CLASSES
+
+
+def test_a_folder_of_before_has_the_names_of_a_known_data_set(tmp_path):
+    """As the letters that come with the package: what is exported of them has the names."""
+    model = condnet.load_model('nb201_cond_supernet.spos_glyphs')
+    assert model.pretrained_cfg['label_names'] == GLYPH_CLASSES
+    condnet.save_model(model.get_active_subnet(), tmp_path / 'network')
+    assert json.loads((tmp_path / 'network' / 'config.json').read_text())['label_names'] == list(GLYPH_CLASSES)
+    model.reset_classifier(5)
+    model.pretrained_cfg = {**model.pretrained_cfg, 'num_classes': 5}
+    del model.pretrained_cfg['label_names']
+    condnet.save_model(model, tmp_path / 'five', {'data_name': 'glyphs'})
+    assert not condnet.load_model(tmp_path / 'five').pretrained_cfg.get('label_names')

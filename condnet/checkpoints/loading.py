@@ -97,7 +97,11 @@ def load_checkpoint(path: str | Path, use_ema: bool = False) -> Loaded:
         kwargs = {'pretrained': True} | ({} if meant is arguments else {'arch': meant['arch']})
         model = _create_model(f'local-dir:{path}', kwargs, path)
         _check_model(path, config, model)
-        return Loaded(model, config.get('training', {}), sha256(path), config.get('data_fingerprint'))
+        training = config.get('training', {})
+        source, names = cast(dict[str, Any], model.pretrained_cfg), _LABEL_NAMES.get(str(training.get('data_name')), ())
+        if not source.get('label_names') and len(names) == source['num_classes']:  # from before they were
+            source['label_names'] = names
+        return Loaded(model, training, sha256(path), config.get('data_fingerprint'))
     checkpoint = read_training_checkpoint(path)
     model, recorded = _load_training_model(path, checkpoint, use_ema), vars(checkpoint['args']).get('data_fingerprint')
     return Loaded(model, describe_training_checkpoint(checkpoint), checkpoint['sha256'], recorded)
