@@ -138,10 +138,7 @@ class _Ranker:
             if self.config.report:
                 check_report_package()
         model, config = self.subject.model, self.config
-        asked = config.archs if request.archs is None else request.archs
-        given = {model.space.parse(arch) for arch in asked or ()}
-        if asked is not None and not given:
-            raise SettingError('archs', 'is empty, expected architectures, or leave it out')
+        given = self._given(request)
         is_ranking = len(given) > 1 or (not given and config.num_archs != '1')  # one architecture has no rank
         with team.first_ahead(config.download) if team is not None else nullcontext():
             images = open_evaluation_images(self.subject, config, request.data)
@@ -174,6 +171,18 @@ class _Ranker:
         rank_by = tuple(parse_rank_by(config.rank_by))
         ranking = Ranking([], model.space, table, settings, notes, rank_by, columns, cost)
         return self._predict(ranking, archs, data, team)
+
+    def _given(self, request: _Request) -> set[Arch]:
+        """The architectures that are named; none if random ones are asked for.
+
+        Raises:
+            CondnetError: If one is none of the search space, or an empty list is given.
+        """
+        asked = self.config.archs if request.archs is None else request.archs
+        given = {self.subject.model.space.parse(arch) for arch in asked or ()}
+        if asked is not None and not given:
+            raise SettingError('archs', 'is empty, expected architectures, or leave it out')
+        return given
 
     def _columns(
         self, archs: list[Arch], table: BenchmarkTable | None, cost: NetworkCosts | None
