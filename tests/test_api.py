@@ -155,6 +155,8 @@ def test_search_is_that_of_the_command(tmp_path, capsys):
     ('call', 'error'),
     [
         (lambda: condnet.rank(NAME, epochs=3), "unknown setting 'epochs'; expected some of use_ema, "),
+        (lambda: condnet.search(NAME, num_eval=3), "unknown setting 'num_eval'; did you mean 'num_evals'?"),
+        (lambda: condnet.TrainConfig.from_recipe('nb201_glyphs', epoch=3), "unknown setting 'epoch'; did you mean 'ep"),
         (lambda: condnet.rank(NAME, calib_batches=0), 'calib_batches is 0, expected at least 1'),
         (lambda: condnet.rank(NAME, config=3), 'config is 3, expected RankConfig'),
         (lambda: condnet.rank(NAME, results_file='x.txt'), "results_file is 'x.txt', expected the name of a file"),

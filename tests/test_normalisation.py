@@ -120,8 +120,12 @@ def test_what_is_known_by_name_is_not_recorded(tmp_path):
 
 
 def test_a_folder_of_before_has_the_names_of_a_known_data_set(tmp_path):
-    """As the letters that come with the package: what is exported of them has the names."""
-    model = condnet.load_model('nb201_cond_supernet.spos_glyphs')
+    """As those that are shipped, by name; what is exported of them has the names."""
+    shipped = timm.create_model('nb201_cond_supernet.spos_glyphs', pretrained=True)
+    assert tuple(shipped.pretrained_cfg['label_names']) == GLYPH_CLASSES
+    del shipped.pretrained_cfg['label_names']
+    condnet.save_model(shipped, tmp_path / 'before', {'data_name': 'glyphs'})
+    model = condnet.load_model(tmp_path / 'before')
     assert model.pretrained_cfg['label_names'] == GLYPH_CLASSES
     condnet.save_model(model.get_active_subnet(), tmp_path / 'network')
     assert json.loads((tmp_path / 'network' / 'config.json').read_text())['label_names'] == list(GLYPH_CLASSES)

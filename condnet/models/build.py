@@ -104,7 +104,10 @@ def _with_tag(variant: str, tag: str, pretrained: bool, kwargs: dict[str, Any]) 
     if not pretrained or is_given:
         return kwargs, None
     folder = find_pretrained(f'{variant}.{tag}', kwargs.get('cache_dir'))
-    found = check_folder(folder, variant, tag_args.get('split', False)).get('model_args', {})
+    config = check_folder(folder, variant, tag_args.get('split', False))
+    found = config.get('model_args', {})
+    if 'label_names' in config:
+        overlay.setdefault('label_names', config['label_names'])
     kwargs.setdefault('active_subnet', found.get('active_subnet'))
     overlay['file'] = str(folder / WEIGHTS_NAME)
     return kwargs, found

@@ -4,7 +4,6 @@ The folder `studies` holds studies, one YAML file each, see `condnet.studies`.
 """
 
 import dataclasses
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import yaml
 
 from condnet.errors import CondnetError, show
 from condnet.models.arguments import ARCHITECTURES, parse_model_argument
-from condnet.utils.settings import Kind, kinds_of
+from condnet.utils.settings import Kind, kinds_of, unknown_setting
 
 _FOLDER = Path(__file__).parent
 IMPORT = 'import'  # no setting: modules to import first, see `condnet.plugins`
@@ -105,8 +104,7 @@ def _settings(nodes: dict[str, yaml.Node], config: type) -> dict[str, Any]:
     settings = {}
     for key, node in nodes.items():
         if key not in kinds:
-            near = [f'; did you mean {name!r}?' for name in difflib.get_close_matches(key, kinds, 1)]
-            raise CondnetError(f'unknown setting {key!r}{"".join(near)}')
+            raise unknown_setting(key, kinds)
         if node.tag != _NULL:
             settings[key] = value = _setting(key, kinds[key], node)
             if choices[key] and value not in choices[key]:

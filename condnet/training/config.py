@@ -10,7 +10,7 @@ from condnet.plugins import import_modules
 from condnet.recipes import IMPORT, read_recipe
 from condnet.training.consistency import SCHEDULES, base_rate, check_consistency, schedule_epochs
 from condnet.training.task import SAMPLINGS
-from condnet.utils.settings import check_settings, setting
+from condnet.utils.settings import check_settings, make_config, setting
 
 # Headings of timm's train.py, in its order; those of ours in between.
 _DATA, _MODEL, _SUPERNET = 'Dataset parameters', 'Model parameters', 'Super-network parameters'
@@ -267,7 +267,7 @@ class TrainConfig:
                 it comes after the same share of them.
 
         Raises:
-            CondnetError: If there is no such recipe, or a value makes no sense.
+            CondnetError: If there is no such recipe or setting, or a value makes no sense.
         """
         recipe = read_recipe(name, cls)
         if names := recipe.pop(IMPORT, ''):
@@ -277,7 +277,7 @@ class TrainConfig:
         before, split, epochs = recipe.get('epochs', cls.epochs), recipe.get('split_epoch', 0), changes.get('epochs')
         if type(epochs) is int and 1 < epochs <= split:
             recipe['split_epoch'] = max(1, round(split * epochs / before))
-        return cls(**{'recipe': name, **recipe, **changes})
+        return make_config(cls, None, {'recipe': name, **recipe, **changes})
 
 
 @dataclass(frozen=True)

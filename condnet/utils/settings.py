@@ -11,10 +11,11 @@ class EvalConfig:
 """
 
 import dataclasses
+import difflib
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -152,6 +153,14 @@ def check_range(name: str, value: float, least: float, below: float = math.inf) 
         raise SettingError(name, f'is {value}, expected at least {least:g}{more}')
 
 
+def unknown_setting(name: str, known: Iterable[str]) -> CondnetError:
+    """The error of a setting that there is not, with the one that may be meant, or all that there are."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, 1)
+    hint = f'did you mean {near[0]!r}?' if near else f'expected some of {", ".join(names)}'
+    return CondnetError(f'unknown setting {name!r}; {hint}')
+
+
 def make_config(kind: Callable[..., Config], config: Any, settings: Mapping[str, Any]) -> Config:
     """Settings, of which some may be given together and others by name, which take precedence.
 
@@ -166,7 +175,7 @@ def make_config(kind: Callable[..., Config], config: Any, settings: Mapping[str,
     known = cast(type, kind)
     names = [field.name for field in dataclasses.fields(known)]
     if unknown := [name for name in settings if name not in names]:
-        raise CondnetError(f'unknown setting {unknown[0]!r}; expected some of {", ".join(names)}')
+        raise unknown_setting(unknown[0], names)
     if config is None:
         return kind(**settings)
     if not dataclasses.is_dataclass(config) or not issubclass(known, type(config)):
