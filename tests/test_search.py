@@ -456,10 +456,11 @@ def test_winner_respects_the_limit_and_scores_elsewhere_what_was_predicted(
     monkeypatch.setattr('condnet.searching.run.predict', spy_on_data(data))
     space, full = get_space('nb201', 'only_conv'), get_space('nb201')
     table = write_table(tmp_path / 'nas-bench-201.csv', sorted(map(full.index, space)))
-    more = ('--benchmark', str(table), '--max-flops', '2.6e6')  # two of 3x3 at most
+    more = ('--benchmark', str(table), '--max-flops', '2.6e6', '--calib-batches', '3')  # two of 3x3 at most
     assert main(arguments(checkpoint, tiny_data, tmp_path, *more)) == 0
     output = capsys.readouterr().out
     summary = json.loads((tmp_path / 'search.json').read_text())
+    assert summary['calibration']['batches'] == 1  # there are no more images
     winner, network = summary['winner'], summary['network']
     assert f'winner: {winner["arch"]}' in output and f'rank {summary["truth"]["rank"]} of' in output
     assert summary['truth']['accuracy'] == 50 + winner['index'] % 40

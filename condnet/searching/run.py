@@ -116,6 +116,7 @@ def _search(model: Model, data: Data | None, benchmark: Benchmark | None, config
         'sampler': config.sampler,
         'seed': config.seed,
         'training': subject.training,
+        'calibration': images.facts(config)['calibration'],  # of fewer images it has fewer batches than asked for
         'data_match': images.match,
         **({'selected_by': config.select_by} if config.select_by else {}),
         **({'latency_device': config.latency_device} if config.latency_table else {}),
