@@ -15,7 +15,7 @@ from PIL import Image
 
 from condnet import CondnetError, get_space
 from condnet.checkpoints.folder import save_model
-from condnet.cli import search, train, validate
+from condnet.cli import hub, search, train, validate
 from condnet.cli.common import run, with_flags
 from condnet.data import load_images
 from condnet.models.trial import check_forward
@@ -35,6 +35,22 @@ def failing(error):
         raise error
 
     return command
+
+
+@pytest.mark.parametrize(('command', 'argv', 'message'), [
+    (train, ['--epoch', '3'], 'unrecognized arguments: --epoch 3; did you mean --epochs?'),
+    (train, ['/data'], 'unrecognized arguments: /data; a directory of images goes with --data-dir'),
+    (train, ['--epochs', 'x'], "argument --epochs: invalid int value: 'x'"),
+    (validate, ['--checkpoint', 'x', '--calib-batch=3'], 'unrecognized arguments: --calib-batch=3; did you mean --c'),
+    (search, [], 'the following arguments are required: checkpoint'),
+    (hub, ['publish', 'x', 'y', '--colour'], 'unrecognized arguments: --colour'),
+])  # fmt: skip
+def test_flags_that_there_are_not_are_told_in_one_line(command, argv, message, capsys):
+    with pytest.raises(SystemExit, match='^2$'):
+        command.main(argv)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'{command.make_parser().prog}: error: {message}')
+    assert line.endswith('--help lists the flags)')
 
 
 @pytest.mark.parametrize('error', [

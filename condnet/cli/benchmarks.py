@@ -1,12 +1,12 @@
 """Tables from the published files of benchmarks: the `condnet-benchmarks` command."""
 
-import argparse
 import sys
 from pathlib import Path
 
 from condnet.benchmarks.hwnas import convert_hw_nas, is_hw_nas
 from condnet.benchmarks.nats import convert_nats
 from condnet.cli.common import run
+from condnet.cli.flags import Parser
 from condnet.spaces.registry import get_space
 
 
@@ -19,7 +19,7 @@ def _convert(source: Path, output: Path) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Convert NATS-Bench or HW-NAS-Bench to a table; returns the exit status."""
-    parser = argparse.ArgumentParser('condnet-benchmarks', allow_abbrev=False, description='Convert NATS-Bench (the '
+    parser = Parser('condnet-benchmarks', description='Convert NATS-Bench (the '
                                      'ground truth of nb201) or HW-NAS-Bench (latencies) to CSV.')  # fmt: skip
     parser.add_argument('source', help='the unpacked folder NATS-tss-v1_0-3ffb9-simple, or HW-NAS-Bench-v1_0.pickle '
                         '(or the same as JSON)')  # fmt: skip

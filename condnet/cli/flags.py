@@ -2,8 +2,9 @@
 
 import argparse
 import dataclasses
+import difflib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from condnet.cli.common import with_flags
 from condnet.errors import CondnetError
@@ -12,6 +13,31 @@ from condnet.plugins import import_modules
 from condnet.utils.settings import Kind, SettingError, kinds_of
 
 Config = TypeVar('Config')
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags of a command, which cannot be shortened; what is wrong with them is said in one line, without all flags."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{'allow_abbrev': False, **kwargs})
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; of what is unknown it says what may be meant."""
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f'unrecognized arguments: {" ".join(unknown)}{self._hint(unknown[0])}')
+        return known
+
+    def _hint(self, unknown: str) -> str:
+        flags = [flag for flag in self._option_string_actions if flag.startswith('--')]
+        if not unknown.startswith('-'):
+            return '; a directory of images goes with --data-dir' if '--data-dir' in flags else ''
+        near = difflib.get_close_matches(unknown.partition('=')[0], flags, 1)
+        return f'; did you mean {near[0]}?' if near else ''
+
+    def error(self, message: str) -> NoReturn:
+        """End the command with exit status 2."""
+        self.exit(2, f'{self.prog}: error: {" ".join(message.split())} ({self.prog} --help lists the flags)\n')
 
 
 def add_import_flag(parser: argparse.ArgumentParser) -> None:

@@ -4,14 +4,14 @@ import argparse
 import sys
 
 from condnet.cli.common import run, say_written
-from condnet.cli.flags import add_flags, add_import_flag, read_flags
+from condnet.cli.flags import Parser, add_flags, add_import_flag, read_flags
 from condnet.searching.config import SearchConfig
 from condnet.searching.run import search
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags of the command."""
-    parser = argparse.ArgumentParser('condnet-search', description=(__doc__ or '').splitlines()[0], allow_abbrev=False)
+    parser = Parser('condnet-search', description=(__doc__ or '').splitlines()[0])
     parser.add_argument('checkpoint', help='training checkpoint, folder of a model, or name of a pretrained '
                         'one')  # fmt: skip
     add_flags(parser, SearchConfig)

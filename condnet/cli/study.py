@@ -5,13 +5,13 @@ import shlex
 import sys
 
 from condnet.cli.common import run, with_flags
-from condnet.cli.flags import add_flags, config_from
+from condnet.cli.flags import Parser, add_flags, config_from
 from condnet.studies.run import StudyConfig, describe_study, report_study, run_study
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags of the command."""
-    parser = argparse.ArgumentParser('condnet-study', description=__doc__, allow_abbrev=False)
+    parser = Parser('condnet-study', description=__doc__)
     parser.add_argument('study', help='name of a packaged study, or a YAML file')
     add_flags(parser, StudyConfig, omit=('study', 'train_flags', 'rank_flags'))
     parser.add_argument('--train-flags', type=shlex.split, default=[], help='more flags of all trainings, in one '

@@ -6,7 +6,7 @@ import sys
 import time
 
 from condnet.cli.common import run, say_written
-from condnet.cli.flags import add_flags, add_import_flag, config_from, import_plugins
+from condnet.cli.flags import Parser, add_flags, add_import_flag, config_from, import_plugins
 from condnet.cli.refused import TRAIN, refuse
 from condnet.recipes import read_recipe
 from condnet.training.config import TrainConfig
@@ -19,7 +19,7 @@ _OTHERS = {'batch_size': '-b', 'workers': '-j', 'download': '--dataset-download'
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags of the command. A recipe sets defaults, a flag overrides its recipe."""
-    parser = argparse.ArgumentParser('condnet-train', description=__doc__, allow_abbrev=False)
+    parser = Parser('condnet-train', description=__doc__)
     parser.add_argument('-c', '--config', metavar='RECIPE', help='name of a packaged recipe, or a YAML file')
     add_import_flag(parser)
     add_flags(parser, TrainConfig, ('recipe',), _OTHERS)

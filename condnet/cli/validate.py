@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from condnet.cli.common import run, say_written
-from condnet.cli.flags import add_flags, add_import_flag, read_flags
+from condnet.cli.flags import Parser, add_flags, add_import_flag, read_flags
 from condnet.cli.refused import VALIDATE, refuse
 from condnet.models import Supernet
 from condnet.ranking.config import RankConfig
@@ -23,7 +23,7 @@ _OTHERS = {'batch_size': '-b', 'model': '-m', 'download': '--dataset-download', 
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags of the command."""
-    parser = argparse.ArgumentParser('condnet-validate', description=__doc__, allow_abbrev=False)
+    parser = Parser('condnet-validate', description=__doc__)
     parser.add_argument('--checkpoint', required=True, help='training checkpoint, folder of a model, or name of a '
                         'pretrained one')  # fmt: skip
     add_flags(parser, RankConfig, others=_OTHERS)
