@@ -57,6 +57,24 @@ def test_ranking_is_that_of_the_command(ranking, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['command', 'cwd', 'ranking.csv', 'ranking.png']
 
 
+def test_ranking_of_one_tuple_is_of_one_architecture():
+    arch = (3, 3, 1, 3, 3, 3)
+    (prediction,) = condnet.rank(NAME, arch, **TINY)
+    assert prediction.index == condnet.get_space('nb201').index(arch)
+    assert [p.index for p in condnet.rank(NAME, list(arch), benchmark=False, **TINY)] == [1, 3]
+
+
+def test_ranking_made_by_hand_is_shown(ranking):
+    predictions = list(ranking)
+    alone = condnet.Ranking(predictions, ranking.space, None)
+    assert str(alone).splitlines()[0] == 'super-network (nb201/full), 6 architectures, no ground truth'
+    compared = condnet.Ranking(predictions, ranking.space, ranking.table)
+    shown, expected = str(compared).splitlines(), str(ranking).splitlines()
+    assert shown[0].startswith('super-network (nb201/full), 6 architectures, true accuracy: mean ')
+    assert shown[1:5] == expected[1:5] and expected[0].startswith('nb201_cond_supernet (nb201/full, split), 6 arch')
+    assert compared.plot().get_suptitle() == '6 architectures'
+
+
 def test_what_is_imported_late_is_listed():
     assert {'search', 'SearchResult', 'rank', '__version__'} <= set(dir(condnet))
 

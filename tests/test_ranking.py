@@ -228,6 +228,18 @@ def test_bad_calls(data):
         evaluate_subnet(model, (1, 1, 1, 1, 1, 1), data)
 
 
+def test_a_string_and_a_tuple_of_operations_are_one_architecture(data):
+    model = _small()
+    (expected,) = predict(model, [5], data)
+    arch = model.space.parse(5)
+    for given in (model.space.format(arch), arch, (*arch[:-1], torch.tensor(arch[-1]))):
+        assert list(predict(model, given, data)) == [expected]
+    assert {p.index for p in predict(model, list(arch), data)} == set(arch)  # indices
+    assert {p.index for p in predict(model, (5, 7), data)} == {5, 7}
+    with pytest.raises(condnet.CondnetError, match='`archs` is 5, expected architectures'):
+        predict(model, 5, data)
+
+
 def _plain(model, archs, data):
     return {p.index: p for p in (evaluate_subnet(model, arch, data) for arch in archs)}
 

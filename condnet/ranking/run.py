@@ -39,7 +39,7 @@ from condnet.ranking.tree import predict
 from condnet.ranking.workers import Team, join_team
 from condnet.reports.page import check_report_package
 from condnet.spaces.base import ENUMERABLE, Arch, SearchSpace
-from condnet.spaces.notation import integer, plain
+from condnet.spaces.notation import integer, list_archs, plain
 from condnet.spaces.registry import get_space
 from condnet.utils.files import check_folder_to_write
 from condnet.utils.settings import SettingError, make_config
@@ -63,8 +63,9 @@ def rank(
     Args:
         model: Training checkpoint, folder of a model, name of a pretrained one, or a super-network, which is left as
             it is (and evaluated on the device that it is on, if none is set).
-        archs: How many random ones of the benchmark's, 'all', or these: tuples, official strings or indices. By
-            default 200, or all of fewer.
+        archs: How many random ones of the benchmark's, 'all', or these: tuples, official strings or indices. A string
+            is one architecture, and so is a tuple with a number for each decision; a list holds several. By default
+            200, or all of fewer.
         data: What to evaluate on: the directory of the data set that it was trained on, 'glyphs', the whole training
             set as `condnet.data.Images`, or an `EvaluationData`. A model of the letters needs none.
         benchmark: Ground truth: file, directory or table; False for none. By default it is looked for in the data's
@@ -79,16 +80,14 @@ def rank(
     num = archs if isinstance(archs, str) and archs == 'all' else integer(plain(archs))
     if num is not None:
         config, archs = dataclasses.replace(config, num_archs=str(num), archs=None), None
-    request = _Request(None if archs is None else _listed(archs), data, benchmark)
-    ranker = _Ranker(open_supernet(model, config, config.model), with_data(config, data))
-    return cast(Ranking, ranker.rank(request))
+    subject = open_supernet(model, config, config.model)
+    request = _Request(None if archs is None else _listed(archs, subject.model.space), data, benchmark)
+    return cast(Ranking, _Ranker(subject, with_data(config, data)).rank(request))
 
 
-def _listed(archs: Any) -> list[Any]:
-    """Architectures one by one. None of them would otherwise be 200 random ones, and a string its letters."""
-    if isinstance(archs, str):
-        return [archs]
-    if not isinstance(archs, Iterable) or not (listed := list(archs)):
+def _listed(archs: Any, space: SearchSpace) -> list[Any]:
+    """Architectures one by one; none of them would otherwise be 200 random ones."""
+    if not isinstance(archs, Iterable) or not (listed := list_archs(archs, space)):
         raise CondnetError(f"`archs` is {show(archs)}, expected a number, 'all', or at least one architecture")
     return listed
 

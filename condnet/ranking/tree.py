@@ -30,6 +30,7 @@ from condnet.ranking.evaluate import (
     score,
 )
 from condnet.spaces.base import Arch
+from condnet.spaces.notation import list_archs
 
 
 def predict(model: nn.Module, archs: Iterable['str | int | Arch'], data: EvaluationData) -> Iterator[Prediction]:
@@ -42,7 +43,8 @@ def predict(model: nn.Module, archs: Iterable['str | int | Arch'], data: Evaluat
 
     Args:
         model: Super-network.
-        archs: Architectures; of a repeated one there is one prediction.
+        archs: Architectures; of a repeated one there is one prediction. A string is one of them, and so is a tuple
+            with a number for each decision.
         data: What they are evaluated on. With a `momentum`, statistics start from the super-network's own, so nothing
             is shared: this is the plain way then.
 
@@ -51,7 +53,7 @@ def predict(model: nn.Module, archs: Iterable['str | int | Arch'], data: Evaluat
             others, if losses are not finite.
     """
     supernet = as_supernet(model)
-    parsed = list(dict.fromkeys(supernet.space.parse(arch) for arch in archs))
+    parsed = list(dict.fromkeys(supernet.space.parse(arch) for arch in list_archs(archs, supernet.space)))
     if data.momentum is not None:
         return (evaluate_subnet(model, arch, data) for arch in parsed)
     return _predict(supernet, group_by_route(supernet, parsed), data)

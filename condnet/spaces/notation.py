@@ -1,7 +1,7 @@
 """How architectures are given: numbers in text, and what Python and its libraries take for integers and lists."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from condnet.errors import CondnetError, show
@@ -31,6 +31,23 @@ def integer(value: Any) -> int | None:
         return None if isinstance(value, bool) else operator.index(value)
     except TypeError:
         return None
+
+
+def list_archs(archs: Any, space: 'SearchSpace') -> list[Any]:
+    """Architectures that are given, one by one: a string is one of them, and so is a tuple of a number per decision.
+
+    A list or an array of numbers holds several official indices.
+
+    Raises:
+        CondnetError: If there is nothing to go through.
+    """
+    if isinstance(archs, str):
+        return [archs]
+    if not isinstance(archs, Iterable):
+        raise CondnetError(f'`archs` is {show(archs)}, expected architectures')
+    listed = list(archs)
+    is_one = isinstance(archs, tuple) and len(listed) == len(space.predecessors)
+    return [archs] if is_one and all(integer(plain(number)) is not None for number in listed) else listed
 
 
 def show_arch(value: Any) -> str:
