@@ -72,7 +72,8 @@ class Ranking:
         return f'<Ranking of {len(self)} architectures of {self.settings.get("space", self.space)}, {truth}>'
 
     def __str__(self) -> str:
-        return format_summary(self.summary) + (f'\n{format_best(self.space, self.rows)}' if self.predictions else '')
+        summary = format_summary({'space': str(self.space), **self.summary})
+        return f'{summary}\n{format_best(self.space, self.rows)}' if self.predictions else summary
 
     def best(self, num: int = 1, by: str = 'accuracy') -> list[Prediction]:
         """The best by prediction, best first.
@@ -233,14 +234,12 @@ class Ranking:
 
 def format_summary(summary: dict[str, Any]) -> str:
     """A small table of the summary, for the terminal."""
+    what, numbers = _describe_model(summary), f'{summary["num_archs"]} architectures'
     if 'accuracy' not in summary:
-        return f'{summary["model"]} ({summary["space"]}), {summary["num_archs"]} architectures, no ground truth'
+        return f'{what}, {numbers}, no ground truth'
     *headings, last = SHOWN.values()
-    lines = [
-        f'{summary["model"]} ({summary["space"]}, {"split" if summary["split"] else "unsplit"}), '
-        f'{summary["num_archs"]} architectures, true accuracy: mean {summary["truth_mean"]:.2f}, '
-        f'best {summary["truth_max"]:.2f}',
-    ]
+    truth = f'true accuracy: mean {summary["truth_mean"]:.2f}, best {summary["truth_max"]:.2f}'
+    lines = [f'{what}, {numbers}, {truth}']
     names = ranked_by(summary)
     width = max(12, *(len(name) + 2 for name in names))
     lines.append(f'{"ranked by":<{width}}' + ''.join(f'{heading:>9}' for heading in headings) + f'{last:>13}')
@@ -250,6 +249,15 @@ def format_summary(summary: dict[str, Any]) -> str:
         lines.append(f'{name:<{width}}' + ''.join(f'{text:>9}' for text in texts[:-1]) + f'{texts[-1]:>13}')
     lines += _describe_noise(summary)
     return '\n'.join(lines)
+
+
+def _describe_model(summary: dict[str, Any]) -> str:
+    """The model with its space, as far as the summary says them: that of a ranking made by hand need not."""
+    facts = [summary['space']] if 'space' in summary else []
+    if 'accuracy' in summary and 'split' in summary:
+        facts.append('split' if summary['split'] else 'unsplit')
+    model = summary.get('model', 'super-network')
+    return f'{model} ({", ".join(facts)})' if facts else str(model)
 
 
 def _describe_noise(summary: dict[str, Any]) -> list[str]:

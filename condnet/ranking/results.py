@@ -241,8 +241,10 @@ def draw_predictions(predictions: list[Prediction], table: BenchmarkTable, summa
     axes[1].invert_xaxis()  # better to the right, as on the left
     if colours:
         figure.colorbar(points, ax=axes, label='FLOPs (M)')
-    kind = 'split' if summary.get('split') else 'unsplit'
-    figure.suptitle(f'{summary.get("model", "")} {summary.get("space", "")}, {kind}, {len(predictions)} architectures')
+    names = [str(summary[name]) for name in ('model', 'space') if name in summary]
+    kind = ['split' if summary['split'] else 'unsplit'] if 'split' in summary else []
+    parts = [*([' '.join(names)] if names else []), *kind, f'{len(predictions)} architectures']
+    figure.suptitle(', '.join(parts))
     return figure
 
 
