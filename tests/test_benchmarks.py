@@ -121,8 +121,14 @@ def test_download_is_verified_and_kept(tmp_path, monkeypatch):
     macro = replace(macro, sha256=hashlib.sha256(published.read_bytes()).hexdigest())
     monkeypatch.setitem(registry.BENCHMARKS, ('macro', 'cifar10'), macro)
     assert len(load_benchmark('macro', download=True)) == 2
+    (tmp_path / 'named').mkdir()
+    with pytest.raises(ValueError, match='no nas-bench-macro_cifar10.json in .*named.*; allow the download'):
+        load_benchmark('macro', tmp_path / 'named')
+    assert load_benchmark('macro', tmp_path / 'named', download=True).path == str(
+        tmp_path / 'named' / 'nas-bench-macro_cifar10.json'
+    )
     published.unlink()
-    assert len(load_benchmark('macro')) == 2
+    assert len(load_benchmark('macro')) == len(load_benchmark('macro', tmp_path / 'named')) == 2
 
 
 # What is refused

@@ -98,7 +98,8 @@ def load_benchmark(
             the packaged table, or the directory that the environment variable `CONDNET_DATA` names, then the cache of
             earlier downloads.
         dataset: The data set that the predictions were made on: `cifar10`, or for nb201 `glyphs`.
-        download: Fetch the table if it is not found and can be (macro).
+        download: Fetch the table if it is not found and can be (macro): into the directory that `path` names, or else
+            into the cache.
 
     Raises:
         CondnetError: If there is no table, or it is broken, incomplete in a row, or of another space or data set.
@@ -133,6 +134,8 @@ def _find_table(benchmark: Benchmark, path: 'str | os.PathLike[str] | None', dow
         if not Path(path).is_dir():
             raise CondnetError(f'no such benchmark table: {path}; expected {name} or a directory that holds it')
         found = _look_in(Path(path), benchmark)
+        if found is None and download and benchmark.url:
+            return _download(benchmark, Path(path, benchmark.file_names[0]))
         if found is None:
             raise CondnetError(f'no {name} in {path}, nor in its benchmarks folder; {benchmark.how_to_get}')
         return found
