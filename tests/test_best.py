@@ -20,7 +20,7 @@ BY_LOSS = (*CONVS, '--eval-metric', 'loss', '--checkpoint-hist', '2', '--eval-ar
 
 
 def rows(*losses):
-    return [{'epoch': i, 'eval_loss': loss, 'eval_accuracy': loss if loss == '' else -loss}
+    return [{'epoch': i, 'eval_loss': loss, 'eval_accuracy': loss if loss is None else -loss}
             for i, loss in enumerate(losses)]  # fmt: skip
 
 
@@ -30,10 +30,10 @@ def rows(*losses):
     [
         ((3.0, 2.0, 2.5), {}, [1]),
         ((3.0, 2.0, 2.5, 2.0), {'checkpoint_hist': 3}, [1, 3, 2]),  # of equally good ones the earlier, as in timm
-        (('', 2.0, '', 1.0), {'checkpoint_hist': 3}, [3, 1]),
+        ((None, 2.0, None, 1.0), {'checkpoint_hist': 3}, [3, 1]),
         ((math.nan, 9.0, math.inf), {'checkpoint_hist': 3}, [1, 0, 2]),
         ((3.0, 1.0, 2.0), {'split_epoch': 2, 'checkpoint_hist': 2}, [2, 1]),  # split ones first
-        (('',), {}, []),
+        ((None,), {}, []),
     ],
 )
 def test_which_epochs_are_the_best(metric, losses, settings, expected):

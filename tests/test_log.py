@@ -22,6 +22,10 @@ ROW = {'epoch': 0, 'train_loss': 3.25, 'train_images_per_second': 320.4, 'eval_l
        'eval_seconds': 2.0, 'lr': 0.0250001}  # fmt: skip
 
 
+def test_checkpoints_of_before_say_nothing_in_another_way():
+    assert Progress(summary=[{'epoch': 0, 'eval_loss': ''}]).summary == [{'epoch': 0, 'eval_loss': None}]
+
+
 def test_a_line_is_of_what_came_since_the_last_one():
     """And not of what came before an interruption."""
     progress = Progress(epoch=1, batch=2, loss=2000.0, images=200, seconds=100.0, summary=[ROW])
@@ -47,7 +51,7 @@ def test_an_epoch_is_a_line_to_read():
     line = ('epoch 0 done, of 4: training loss 3.2500, validation loss 0.3333, accuracy 61.23%, 320 images/s, '
             'learning rate 0.025')  # fmt: skip
     assert describe_epoch(ROW, 4) == line
-    assert 'validation' not in describe_epoch({**ROW, 'eval_loss': '', 'eval_accuracy': ''}, 4)
+    assert 'validation' not in describe_epoch({**ROW, 'eval_loss': None, 'eval_accuracy': None}, 4)
 
 
 def test_log_of_a_training(tiny_data, tmp_path, caplog):

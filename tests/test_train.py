@@ -327,6 +327,9 @@ def test_training_from_python_leaves_nothing_behind(tiny_data, tmp_path, monkeyp
     assert rows == run.history and [row['epoch'] for row in rows] == [0, 1]
     written = condnet.train(small(tiny_data, split_epoch=1, output=tmp_path / 'out'))
     assert (tmp_path / 'out' / 'last.pth.tar').exists() and written.output == tmp_path / 'out'
+    assert all(row['eval_loss'] is row['eval_accuracy'] is row['eval_seconds'] is None for row in rows)
+    with (tmp_path / 'out' / 'summary.csv').open(newline='') as file:
+        assert [row['eval_loss'] for row in csv.DictReader(file)] == ['', '']
     loaded = load_model(tmp_path / 'out' / 'last.pth.tar')
     assert run.model.is_split and run.model.calibrated_subnet == loaded.calibrated_subnet
     assert_same_state(dict(run.model.state_dict()), dict(loaded.state_dict()))

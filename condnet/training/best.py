@@ -34,7 +34,7 @@ def best_epochs(rows: Sequence[dict[str, Any]], config: TrainConfig) -> list[int
         value = sign * row[name]
         return row['epoch'] < config.split_epoch, value if math.isfinite(value) else math.inf, row['epoch']
 
-    validated = sorted((row for row in rows if row[name] != ''), key=order)
+    validated = sorted((row for row in rows if row[name] is not None), key=order)
     return [row['epoch'] for row in validated[: max(1, config.checkpoint_hist)]]
 
 

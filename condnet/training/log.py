@@ -42,7 +42,7 @@ class LogLines:
         batch, seconds = self.begun
         left = (self.epochs - progress.epoch) * self.num_batches - progress.batch
         remaining = left * (progress.seconds - seconds) / (progress.batch - batch)
-        checks = [row['eval_seconds'] for row in progress.summary if row['eval_seconds'] != '']
+        checks = [row['eval_seconds'] for row in progress.summary if row['eval_seconds'] is not None]
         share = len(checks) / max(1, len(progress.summary))
         checking = sum(checks) / max(1, len(checks)) * share * (self.epochs - progress.epoch)
         return f'{describe_seconds(remaining + checking)} left'
@@ -95,7 +95,7 @@ def describe_epoch(row: Mapping[str, Any], epochs: int) -> str:
     """The result of an epoch, a row of the summary, in words."""
     loss, rate = row['train_loss'], row['lr']
     parts = [f'training loss {loss:.4f}', f'{row["train_images_per_second"]:.0f} images/s', f'learning rate {rate:.3g}']
-    if row['eval_loss'] != '':
+    if row['eval_loss'] is not None:
         parts.insert(1, f'validation loss {row["eval_loss"]:.4f}, accuracy {row["eval_accuracy"]:.2f}%')
     return f'epoch {row["epoch"]} done, of {epochs}: {", ".join(parts)}'
 

@@ -79,4 +79,4 @@ def open_loggers(
 
 def known(row: dict[str, Any]) -> set[str]:
     """Names of what a row of the history says; one of an epoch that was not validated says less."""
-    return {name for name, value in row.items() if value != ''}
+    return {name for name, value in row.items() if value is not None}

@@ -15,7 +15,7 @@ class Progress:
         images: Number of these images.
         seconds: What they took.
         waited: How many of these seconds went into loading and augmenting.
-        summary: Rows of `summary.csv`, one for every epoch before.
+        summary: Rows of `summary.csv`, one for every epoch before; None where nothing was validated.
     """
 
     epoch: int = 0
@@ -25,3 +25,7 @@ class Progress:
     seconds: float = 0.0
     waited: float = 0.0
     summary: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # Checkpoints of before have '' where nothing was validated.
+        self.summary = [{name: None if value == '' else value for name, value in row.items()} for row in self.summary]

@@ -63,7 +63,7 @@ def check_resumable(checkpoint: dict[str, Any], config: TrainConfig, settled: Se
     _check_same(before, config, settled)
     try:
         progress, is_split = Progress(**checkpoint['progress']), state['split']
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise CondnetError(f'{config.resume} is of another version of condnet: rank it, but train anew') from error
     if is_split and config.update_unsampled and 'last_contexts' not in state:
         raise CondnetError(f'{config.resume} was trained by a version of condnet whose `update_unsampled` was not the '

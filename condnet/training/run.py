@@ -45,7 +45,8 @@ class TrainingRun:
     Args:
         model: The trained model, on its device. A super-network as it is loaded from a checkpoint: with no architecture
             active, and to be calibrated for each.
-        history: A row for every epoch, as in summary.csv: losses, accuracy in percent, learning rate, seconds.
+        history: A row for every epoch, as in summary.csv: losses, accuracy in percent, learning rate, seconds; None
+            where nothing was validated.
         output: Folder of its checkpoints and tables; None if there is none.
     """
 
@@ -207,7 +208,7 @@ def train_epoch(
     metrics = train_one_epoch(step, batches, progress, config, recorder.save, training.scheduler)
     lr = current_rate(step.optimizer)  # of the epoch, or after its last update
     due = config.eval_interval and ((epoch + 1) % config.eval_interval == 0 or epoch == config.total_epochs - 1)
-    checked: dict[str, Any] = dict.fromkeys(_EVAL_METRICS, '')
+    checked: dict[str, Any] = dict.fromkeys(_EVAL_METRICS)
     if images is not None and due:
         # Compiled code would be compiled anew for the recalibration of every architecture.
         with torch.compiler.set_stance('force_eager') if config.torchcompile else contextlib.nullcontext():
