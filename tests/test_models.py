@@ -191,6 +191,36 @@ def test_checkpoint_of_another_model_or_space_is_refused(tmp_path):
             timm.create_model(name, pretrained=True, pretrained_cfg_overlay={'file': str(model_path)}, **kwargs)
 
 
+def test_weights_of_the_callers_own_file_are_of_the_model_as_it_is_asked_for(tmp_path):
+    """And not as the default tag has it, which is split, and has other cells."""
+    own = timm.create_model('nb201_cond_supernet', space='only_conv', channels=(4, 4, 4))
+    save_model(own, tmp_path, half=False)
+    overlay = {'file': str(tmp_path / 'model.safetensors')}
+    model = timm.create_model('nb201_cond_supernet', pretrained=True, pretrained_cfg_overlay=overlay,
+                              space='only_conv', channels=(4, 4, 4))  # fmt: skip
+    state = model.state_dict()
+    assert not model.is_split and state.keys() == own.state_dict().keys()
+    assert all(torch.equal(value, state[key]) for key, value in own.state_dict().items())
+    with pytest.raises(ValueError, match='does not fit'):  # with the tag, it is the tag's
+        timm.create_model('nb201_cond_supernet.spos1_cifar10', pretrained=True, pretrained_cfg_overlay=overlay)
+
+
+@pytest.mark.parametrize(
+    ('name', 'kwargs', 'message'),
+    [
+        ('nb201_cond_supernet', {'space': 'only_conv'}, 'cond1_cifar10 are of space=.full., not of space=.only_conv.; '
+         'those of nb201_cond_supernet.cond1_only_conv_cifar10 are$'),
+        ('nb201_cond_supernet.cond1_cifar10', {'space': 'no_zero'}, "of space='full', not of space='no_zero'$"),
+        ('nb201_cond_supernet.cond1_only_conv_cifar10', {'space': 'full'}, 'those of nb201_cond_supernet.cond1_cifar10 '
+         'or spos1_cifar10 or cond_glyphs or spos_glyphs are$'),
+    ],
+)  # fmt: skip
+def test_weights_of_another_part_of_the_space_are_refused_in_one_line(name, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        timm.create_model(name, pretrained=True, **kwargs)
+    assert str(timm.create_model(name, **kwargs).space) == f'nb201/{kwargs["space"]}'
+
+
 @pytest.mark.parametrize(
     ('name', 'arch', 'parsed'),
     [

@@ -9,7 +9,7 @@ from torch import nn
 
 from condnet.errors import CondnetError
 from condnet.models.options import NAMES, TimmOptions
-from condnet.models.pretrained import TAGS, WEIGHTS_NAME, check_folder, find_pretrained, local_folders
+from condnet.models.pretrained import TAGS, WEIGHTS_NAME, Tag, check_folder, find_pretrained, local_folders
 from condnet.models.statistics import warn_user
 from condnet.models.supernet import Supernet, checkpoint_filter_fn
 
@@ -32,7 +32,7 @@ def build_network(model_cls: type[Model], variant: str, pretrained: bool, **kwar
     """
     known = inspect.signature(model_cls).parameters.keys()
     options = TimmOptions(**{key: kwargs.pop(key) for key in NAMES - known if key in kwargs})
-    kwargs.setdefault('feature_cfg', dict(FEATURE_CFG))
+    kwargs['feature_cfg'] = {**FEATURE_CFG, **(kwargs.get('feature_cfg') or {})}
 
     def make(**arguments: Any) -> Model:
         model = model_cls(**arguments)
@@ -94,7 +94,9 @@ def _with_tag(variant: str, tag: str, pretrained: bool, kwargs: dict[str, Any]) 
     if not tags:
         raise CondnetError(f'{variant} has no pretrained weights; a folder of your own is loaded as local-dir:FOLDER')
     is_given = any(kwargs['pretrained_cfg_overlay'].get(source) for source in _SOURCES)  # where weights come from
-    tag = tag or (next(iter(tags)) if is_given else _tag_at_hand(variant, kwargs.get('cache_dir')))
+    if is_given and not tag:  # the caller's weights are of no tag: the model is as its arguments say
+        return kwargs, None
+    tag = tag or _tag_at_hand(variant, kwargs.get('cache_dir'))
     if tag not in tags:
         raise CondnetError(f'{variant} has no tag {tag!r}, expected one of {", ".join(tags)}; a folder of your own '
                            'is loaded as local-dir:FOLDER')  # fmt: skip
@@ -103,6 +105,7 @@ def _with_tag(variant: str, tag: str, pretrained: bool, kwargs: dict[str, Any]) 
     kwargs = {**tag_args, **kwargs, 'pretrained_cfg': tag}
     if not pretrained or is_given:
         return kwargs, None
+    _check_space(f'{variant}.{tag}', tags, kwargs)
     folder = find_pretrained(f'{variant}.{tag}', kwargs.get('cache_dir'))
     config = check_folder(folder, variant, tag_args.get('split', False))
     found = config.get('model_args', {})
@@ -137,6 +140,16 @@ def _check_split(name: str, weights: dict[str, Any], kwargs: dict[str, Any]) -> 
     """Refuse what nothing can do: to give weights of several contexts to a model of one."""
     if weights.get('split') and not kwargs.get('split', True):
         raise CondnetError(f'{name} is split; split=False needs the weights of an unsplit super-network')
+
+
+def _check_space(name: str, tags: dict[str, Tag], kwargs: dict[str, Any]) -> None:
+    """Refuse the weights of a part of the space for a model of another part."""
+    variant, _, tag = name.partition('.')
+    own, asked = (args.get('space', 'full') for args in (tags[tag].args, kwargs))
+    if own != asked:
+        fitting = [known for known, its in tags.items() if its.sha256 and its.args.get('space', 'full') == asked]
+        hint = f'; those of {variant}.{" or ".join(fitting)} are' if fitting else ''
+        raise CondnetError(f'the weights of {name} are of space={own!r}, not of space={asked!r}{hint}')
 
 
 # Arguments that `config.json` says elsewhere; it must repeat all others, also those of a tag.

@@ -65,7 +65,11 @@ def check_state_dict(state_dict: dict[str, torch.Tensor], model: nn.Module, may_
         CondnetError: If names or shapes differ.
     """
     config = cast(dict[str, Any], model.pretrained_cfg)
-    own, adapted = model.state_dict(), (f'{config["classifier"]}.', f'{config["first_conv"]}.')
+    own = model.state_dict()
+    adapted: tuple[str, ...] = (f'{config["classifier"]}.', f'{config["first_conv"]}.')
+    head = f'{config["classifier"]}.weight'  # not adapted if only its width differs, as by another pooling
+    if head in own and head in state_dict and own[head].shape[0] == state_dict[head].shape[0]:
+        adapted = adapted[1:]
     differing = [
         key
         for key in sorted(own.keys() | state_dict.keys())
