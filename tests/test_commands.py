@@ -248,7 +248,7 @@ def test_arguments_that_the_model_does_not_take(setting, tiny_data, tmp_path, re
     start = arguments.index('--model-kwargs')
     error = refuse(train.main, *arguments[:start], *arguments[start + 4 :], '--model-kwargs', setting)
     assert error.startswith(
-        ('cannot build the model', 'the model cannot take', 'cells_per_', 'channels are', 'linear_skip is')
+        ('cannot build the model', 'the model cannot take', 'cells_per_', 'channels are', 'linear_skip is', 'global_')
     )
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import condnet
 from condnet.checkpoints.folder import save_model
+from condnet.models.network import POOLINGS
 
 SMALL_NETS = {'nb201_net': SMALL['nb201_cond_supernet'], 'macro_net': {}}
 ALL = {**SMALL, **SMALL_NETS}
@@ -74,6 +75,51 @@ def test_what_makes_no_sense_is_refused_in_one_line(name, argument):
         make(name, drop_block_rate=0.1)
 
 
+@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize(
+    'argument',
+    [{'global_pool': ''}, {'global_pool': 'foo'}, {'in_chans': 0}, {'in_chans': 1.5},
+     {'num_classes': -1}, {'num_classes': 'ten'}],
+    ids=str,
+)  # fmt: skip
+def test_sizes_and_poolings_that_there_are_not_are_refused_when_it_is_built(name, argument):
+    key, value = next(iter(argument.items()))
+    with pytest.raises(condnet.CondnetError, match=f'^{key} is {value!r}, expected ') as error:
+        make(name, **argument)
+    assert '\n' not in str(error.value)
+
+
+def test_a_head_that_there_is_not_leaves_the_one_before():
+    model = make('nb201_net')
+    for num_classes, pooling, what in ((-1, None, 'num_classes is -1'), (3, '', "global_pool is ''"),
+                                       (3, 'foo', "global_pool is 'foo'")):  # fmt: skip
+        with pytest.raises(condnet.CondnetError, match=f'^{what}'):
+            model.reset_classifier(num_classes, pooling)
+    assert model(IMAGES).shape == (4, 10)
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_every_pooling_has_a_classifier_of_its_width(name):
+    for pooling in POOLINGS:
+        model = make(name, global_pool=pooling, num_classes=3)
+        assert model(IMAGES).shape == (4, 3) and model.global_pool.pool_type == pooling
+        assert model.forward_head(model.forward_features(IMAGES), pre_logits=True).shape[1] == model.head.in_features
+    model = make(name, global_pool='', num_classes=0)
+    assert model(IMAGES).ndim == 4
+    model.reset_classifier(5, 'catavgmax')
+    assert model(IMAGES).shape == (4, 5)
+    if 'supernet' in name:
+        model.set_active_subnet(7)
+        assert model.get_active_subnet()(IMAGES).shape == (4, 5)
+
+
+def test_weights_of_another_pooling_are_refused_in_one_line():
+    with pytest.raises(condnet.CondnetError, match=r"first 'head.weight': .* has \(26, 24\), the model \(26, 48\)"):
+        timm.create_model('nb201_cond_supernet.cond_glyphs', pretrained=True, global_pool='catavgmax')
+    name = 'nb201_cond_supernet.cond_glyphs'
+    assert timm.create_model(name, pretrained=True, global_pool='catavgmax', num_classes=5).head.in_features == 48
+
+
 @pytest.mark.parametrize(
     ('name', 'kwargs'),
     [
@@ -112,6 +158,15 @@ def test_intermediates_with_checkpointed_gradients():
     assert all(map(torch.equal, found, expected))
     found[-1].sum().backward()
     assert x.grad.abs().sum() > 0
+
+
+def test_extractors_of_every_kind_give_the_three_stages():
+    for kind in ('list', 'dict', 'hook', 'fx', 'getter'):
+        extractor = make('nb201_net', features_only=True, feature_cfg={'feature_cls': kind})
+        features = extractor(IMAGES)
+        assert [f.shape[1] for f in (features.values() if kind == 'dict' else features)] == [8, 8, 8]
+    extractor = make('nb201_net', features_only=True, feature_cfg={'out_indices': (2,)})
+    assert len(extractor(IMAGES)) == 1
 
 
 @pytest.mark.parametrize('name', ALL)

@@ -124,7 +124,7 @@ class MacroSupernet(Supernet, _Macro):
         split: Whether every operation has one weight set per context from the start.
         num_classes: Number of classes; 0 for none.
         in_chans: Image channels.
-        global_pool: Pooling before the classifier.
+        global_pool: Pooling before the classifier, by timm's name for it; '' for none, where there are no classes.
         active_subnet: The sub-network that is active from the start, and whose BatchNorm statistics the weights come
             with; by default the model is over-complete.
 
@@ -168,7 +168,7 @@ class MacroNet(_Macro):
         arch: Architecture as tuple, official string or official index; by default the largest.
         num_classes: Number of classes; 0 for none.
         in_chans: Image channels.
-        global_pool: Pooling before the classifier.
+        global_pool: Pooling before the classifier, by timm's name for it; '' for none, where there are no classes.
 
     Raises:
         CondnetError: If `arch` is no architecture of the space.

@@ -79,7 +79,7 @@ class NB201Supernet(Supernet, _NB201):
         in_chans: Image channels.
         cells_per_stage: Cells in each of the three stages; all of them share one architecture.
         channels: Channels of the three stages.
-        global_pool: Pooling before the classifier.
+        global_pool: Pooling before the classifier, by timm's name for it; '' for none, where there are no classes.
         active_subnet: The sub-network that is active from the start, and whose BatchNorm statistics the weights come
             with; by default the model is over-complete.
 
@@ -137,7 +137,7 @@ class NB201Net(_NB201):
         channels: Channels of the three stages.
         affine: Whether the cells' BatchNorm has weights.
         linear_skip: Whether skip connections carry a 1x1 convolution, as in the super-network.
-        global_pool: Pooling before the classifier.
+        global_pool: Pooling before the classifier, by timm's name for it; '' for none, where there are no classes.
 
     Raises:
         CondnetError: If `arch` is no architecture of the space.

@@ -11,7 +11,11 @@ from torch import nn
 from torch.fx import symbolic_trace
 from torch.nn import functional as F
 
-from condnet.errors import CondnetError
+from condnet.errors import CondnetError, show
+from condnet.spaces.notation import integer
+
+# What timm's layer knows, and what it is called there.
+POOLINGS = ('avg', 'max', 'avgmax', 'catavgmax', 'fast', 'fastavg', 'fastmax', 'fastavgmax', 'fastcatavgmax')
 
 
 class Network(nn.Module):
@@ -33,6 +37,8 @@ class Network(nn.Module):
     def __init__(self, in_chans: int, num_features: int) -> None:
         super().__init__()
         self.register_forward_pre_hook(check_images)
+        if (integer(in_chans) or 0) < 1:
+            raise CondnetError(f'in_chans is {show(in_chans)}, expected at least 1')
         self.in_chans = in_chans
         self.num_features = self.head_hidden_size = num_features
         self.grad_checkpointing = False
@@ -47,13 +53,19 @@ class Network(nn.Module):
         ]
 
     def set_head(self, num_classes: int, global_pool: str, dd: dict[str, Any]) -> None:
-        """Make pooling and classifier."""
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
+        """Make pooling and classifier.
+
+        Raises:
+            CondnetError: If there is no such pooling, none with a classifier, or no such number of classes.
+        """
+        check_head(num_classes, global_pool)
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool or '', flatten=bool(global_pool))
         self._set_classifier(num_classes, dd)
 
     def _set_classifier(self, num_classes: int, dd: dict[str, Any]) -> None:
         self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        width = self.num_features * self.global_pool.feat_mult()
+        self.head = nn.Linear(width, num_classes, **dd) if num_classes > 0 else nn.Identity()
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What TorchScript compiles: the layers that run now, as it does not know the Python around them."""
@@ -81,6 +93,7 @@ class Network(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         reference = next(self.stem.parameters())
+        check_head(num_classes, self.global_pool.pool_type if global_pool is None else global_pool)
         if global_pool is not None:
             self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
             self.global_pool.train(self.training)
@@ -139,7 +152,7 @@ class Network(nn.Module):
         return (x if stop_early and last < num_stages - 1 else self.final(x)), intermediates
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """(B, num_features, H, W) -> (B, num_classes), or (B, num_features) with `pre_logits`."""
+        """(B, num_features, H, W) -> (B, num_classes), or with `pre_logits` (B, num_features) (catavgmax: double)."""
         x = self.global_pool(x)
         if self.drop_rate:
             x = F.dropout(x, self.drop_rate, self.training)
@@ -147,6 +160,20 @@ class Network(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(x))
+
+
+def check_head(num_classes: int, global_pool: str | None) -> None:
+    """Refuse a head that would fail later.
+
+    Raises:
+        CondnetError: If there is no such pooling, none with a classifier, or no such number of classes.
+    """
+    number = integer(num_classes)
+    if number is None or number < 0:
+        raise CondnetError(f'num_classes is {show(num_classes)}, expected 0 (none) or more')
+    if global_pool not in POOLINGS and (global_pool or number):
+        known = ', '.join(POOLINGS)
+        raise CondnetError(f'global_pool is {show(global_pool)}, expected one of {known}, or none with num_classes=0')
 
 
 def check_images(model: nn.Module, inputs: tuple[Any, ...]) -> None:
