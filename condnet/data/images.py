@@ -160,8 +160,9 @@ def _decode(source: Path, files: ImageFiles) -> Images:
         if image.shape != pixels.shape[1:]:
             (height, width, _), (first_height, first_width, _) = image.shape, pixels.shape[1:]
             raise CondnetError(
-                f'{source}: {"/".join(key)} is {width}x{height}, images before it are {first_width}x{first_height}; '
-                f"only images of one size are kept in memory, other data go through timm's loader (`dataset`)"
+                f'{source}: {"/".join(key)} is {height}x{width}, images before it are {first_height}x{first_width} '
+                "(height x width); only images of one size are kept in memory, other data go through timm's loader "
+                '(`dataset`)'
             )
         pixels[i] = image
     targets = torch.tensor([number[name] for name, _ in files])

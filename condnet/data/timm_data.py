@@ -177,6 +177,7 @@ def choose_timm_images(
     splits: tuple[str, str],
     nums: tuple[int, int],
     input_size: tuple[int, int, int],
+    *,
     download: bool = False,
     augmented: bool = True,
     at_most: bool = False,
@@ -207,10 +208,20 @@ def choose_timm_images(
     calibration = None
     if nums[0]:
         calibration = timm_images(
-            *where, train_split, nums[0], input_size, download, augmented, train_split, True, augmentation
+            *where,
+            train_split,
+            nums[0],
+            input_size,
+            download=download,
+            train=augmented,
+            train_split=train_split,
+            at_most=True,
+            augmentation=augmentation,
         )
         calibration = calibration.select(torch.arange(calibration_size(len(calibration), nums[0])))
-    validation = timm_images(*where, split, nums[1], input_size, download, False, train_split, at_most)
+    validation = timm_images(
+        *where, split, nums[1], input_size, download=download, train_split=train_split, at_most=at_most
+    )
     return calibration, validation
 
 
@@ -220,6 +231,7 @@ def timm_images(
     split: str,
     num: int,
     input_size: tuple[int, int, int],
+    *,
     download: bool = False,
     train: bool = False,
     train_split: str = 'train',

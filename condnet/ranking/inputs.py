@@ -179,8 +179,8 @@ def _choose_timm_images(subject: Subject[nn.Module], config: EvalConfig) -> tupl
         (config.train_split, config.val_split),
         (_num_calibration(subject, config), config.eval_images or 5000),
         subject.cfg['input_size'],
-        config.download,
-        config.calib_augment,
+        download=config.download,
+        augmented=config.calib_augment,
         at_most=config.eval_images is None,
         augmentation=Augmentation.of(subject.training),
     )

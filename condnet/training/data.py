@@ -169,7 +169,7 @@ def _choose_evaluation_images(
     splits = config.train_split, config.val_split
     where = config.dataset or '', config.data_dir or ''
     calibration, validation = choose_timm_images(
-        *where, splits, nums, settled.input_size, config.download,
+        *where, splits, nums, settled.input_size, download=config.download,
         at_most=config.eval_images is None, augmentation=augmentation,
     )  # fmt: skip
     classes = 1 + max(int(chosen.targets.max()) for chosen in (calibration, validation) if chosen is not None)
