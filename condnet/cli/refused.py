@@ -74,7 +74,7 @@ VALIDATE: Mapping[str, str] = {
     '--amp': '--amp-dtype says it alone, such as bfloat16',
     '--fast-norm --reparam': 'networks are evaluated as they were trained',
     '--torchcompile --torchcompile-mode': 'nothing is compiled for an evaluation; --amp-dtype and --device speed it up',
-    '--retry': 'a smaller --batch-size saves memory, and is no part of the result',
+    '--retry': 'a smaller --batch-size saves memory, and changes results by rounding alone',
 }
 
 

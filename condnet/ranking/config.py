@@ -56,7 +56,9 @@ class EvalConfig:
     eval_images: int | None = setting(
         None, 'withheld images (default: all, 5,000 of CIFAR-10)', group=_EVALUATION, least=1
     )
-    batch_size: int = setting(256, 'validation images per forward pass', group=_EVALUATION, least=1)
+    batch_size: int = setting(
+        256, 'validation images per forward pass; results depend on it by rounding alone', group=_EVALUATION, least=1
+    )
     amp_dtype: str = setting('float32', 'data type of the forward passes', group=_EVALUATION, choices=tuple(AMP_DTYPES))
     channels_last: bool = setting(True, 'memory layout', group=_EVALUATION)
     device: str = setting('cpu', 'device to evaluate on', group=_EVALUATION)

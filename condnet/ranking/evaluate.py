@@ -38,7 +38,7 @@ class EvaluationData:
             stand-alone network is not.
         images: Normalised withheld images (M, C, H, W).
         targets: Their labels (M,).
-        batch_size: Validation images per forward pass; it is not part of the result.
+        batch_size: Validation images per forward pass; the result depends on it by no more than rounding.
         momentum: BatchNorm momentum of the recalibration, see `condnet.calibrate`.
         amp_dtype: Data type of autocast, or None for none.
         memory: Bytes of activations that `predict` keeps; what does not fit is computed again. Not part of the result.
