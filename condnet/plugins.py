@@ -12,7 +12,7 @@ ENTRY_POINTS = 'condnet.spaces'  # group: each names a module that registers whe
 
 
 def load_entry_points() -> None:
-    """Import what installed packages name as entry points of the group `condnet.spaces`; a broken one is warned of."""
+    """Import what installed packages name as entry points of the group `condnet.spaces`, or warn of it."""
     for entry_point in entry_points(group=ENTRY_POINTS):
         try:
             entry_point.load()

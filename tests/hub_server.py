@@ -1,7 +1,7 @@
 """A stand-in for the Hugging Face Hub: the part of its HTTP API that pushing and pulling a model folder needs.
 
 As on the Hub, weights travel as Git LFS objects: they are uploaded to a store beside the repository, and a download is
-redirected there. Its newer storage (Xet) is no part of this; clients are to be run with `HF_HUB_DISABLE_XET=1`.
+redirected there. Its newer storage (Xet) is not a part of this; clients are to be run with `HF_HUB_DISABLE_XET=1`.
 """
 
 import base64

@@ -179,7 +179,7 @@ def test_search_is_that_of_the_command(tmp_path, capsys):
         (lambda: condnet.rank(NAME, config=3), 'config is 3, expected RankConfig'),
         (lambda: condnet.rank(NAME, results_file='x.txt'), "results_file is 'x.txt', expected the name of a file"),
         (lambda: condnet.rank(torch.nn.Linear(1, 1)), 'got a Linear, expected a super-network'),
-        (lambda: condnet.rank(timm.create_model(NAME), [1], '/nowhere'), '/nowhere is no directory'),
+        (lambda: condnet.rank(timm.create_model(NAME), [1], '/nowhere'), '/nowhere is not a directory'),
         (lambda: condnet.rank(timm.create_model(NAME), []), "`archs` is [], expected a number, 'all', or at least one"),
         (lambda: condnet.rank(timm.create_model(NAME), True), '`archs` is True, expected a number'),
         (lambda: condnet.rank(NAME, [1, 2], benchmark=False, **TINY).metrics(), 'there is no ground truth'),

@@ -169,7 +169,7 @@ def test_networks_of_another_data_set(tmp_path):
 NAMED = 'line 2: .*'
 BAD_NB201_ROWS = {
     'index of another architecture': ({'index': 5}, 'index 5 of .*expected its official index 0'),
-    'index is no number': ({'index': 'x'}, NAMED + "'x'"),
+    'index is not a number': ({'index': 'x'}, NAMED + "'x'"),
     'unknown operation': ({'arch_str': '|conv~0|+|none~0|none~1|+|none~0|none~1|none~2|'}, NAMED + "'conv'"),
     'architecture of another space': ({'arch_str': '01201201'}, NAMED + 'not an architecture string'),
     'no accuracy': ({'cifar10_test_acc': ''}, NAMED + 'could not convert'),
@@ -228,7 +228,7 @@ BAD_MACRO_FILES = {
     'a number': ('{"00000000": 90.0}', "'90.0'; expected an object"),
     'other columns': ('{"00000000": {"accuracy": 90}}', 'lacks mean_acc, params, flops'),
     'accuracy NaN': ('{"00000000": {"mean_acc": NaN, "params": 1, "flops": 1}}', 'accuracy nan of index 0'),
-    'accuracy true': ('{"00000000": {"mean_acc": true, "params": 1, "flops": 1}}', 'True is no number'),
+    'accuracy true': ('{"00000000": {"mean_acc": true, "params": 1, "flops": 1}}', 'True is not a number'),
     'accuracy in other digits': ('{"00000000": {"mean_acc": "٣", "params": 1, "flops": 1}}', "convert '٣' to a number"),
     'accuracy missing': ('{"00000000": {"mean_acc": null, "params": 1, "flops": 1}}', "'00000000': float"),
 }

@@ -187,9 +187,9 @@ def test_numbers_that_are_none(tiny_data, tmp_path, refuse):
 def test_output_that_is_none(tiny_data, tmp_path, refuse):
     (tmp_path / 'file').write_text('mine')
     for folder in (tmp_path / 'file', tmp_path / 'file' / 'a' / 'b'):
-        assert 'is no directory' in refuse(train.main, *train_args(tiny_data, folder))
-        assert 'is no directory' in refuse(search.main, 'x', '--output', folder)
-        assert 'is no directory' in refuse(validate.main, '--checkpoint', 'x', '--results-file', folder / 'r.csv')
+        assert 'is not a directory' in refuse(train.main, *train_args(tiny_data, folder))
+        assert 'is not a directory' in refuse(search.main, 'x', '--output', folder)
+        assert 'is not a directory' in refuse(validate.main, '--checkpoint', 'x', '--results-file', folder / 'r.csv')
     (tmp_path / 'folder.csv').mkdir()
     assert 'the name of a file' in refuse(validate.main, '--checkpoint', 'x', '--results-file', tmp_path / 'folder.csv')
 

@@ -154,5 +154,5 @@ def test_predictions_that_a_spreadsheet_saved(tmp_path):
     assert read_summary(path) == {'model': 'x', 'loss': math.pi}
     for damaged in ('[1]', '{', '[' * 100_000):
         path.write_text(damaged)
-        with pytest.raises(CondnetError, match='no summary of a ranking'):
+        with pytest.raises(CondnetError, match='not a summary of a ranking'):
             read_summary(path)

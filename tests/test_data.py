@@ -130,11 +130,11 @@ class TestLoadImages:
 
 class TestBadData:
     def test_no_directory(self, tmp_path):
-        with pytest.raises(ValueError, match=r'nowhere is no directory.*`download` fetches CIFAR-10'):
+        with pytest.raises(ValueError, match=r'nowhere is not a directory.*`download` fetches CIFAR-10'):
             load_images(tmp_path / 'nowhere')
         (tmp_path / 'file').touch()
         for download in (False, True):
-            with pytest.raises(ValueError, match='file is no directory'):
+            with pytest.raises(ValueError, match='file is not a directory'):
                 load_images(tmp_path / 'file', download=download)
 
     def test_empty_directory(self, tmp_path):

@@ -147,7 +147,7 @@ def test_a_lost_process_ends_the_others(tiny_folder, tmp_path):  # noqa: F811
         for process in processes:
             process.kill()
     assert status == 2
-    assert 'error: no contact to the other processes of the training: ' in error
+    assert 'error: no contact with the other processes of the training: ' in error
     assert error.rstrip().endswith(f'the last good checkpoint is {output / LAST}')
     read_training_checkpoint(output / LAST)
 

@@ -185,7 +185,7 @@ def test_a_table_without_costs(my_space, tmp_path):
         [condnet.ranking.Prediction(int(index), 1.0 * i, 2.0 - i) for i, index in enumerate(loaded.indices)], loaded
     )
     assert summary['accuracy']['kendall_tau'] == 1 and 'flops' not in summary and 'params' not in summary
-    for text, message in (('1,2\n3,4', 'is no table of my_space'), ('arch,accuracy\nx,1', 'not an architecture string'),
+    for text, message in (('1,2\n3,4', 'not a table of my_space'), ('arch,accuracy\nx,1', 'not an architecture string'),
                           ('arch,accuracy\nconv3-skip-conv3-skip,500', 'expected a percentage')):  # fmt: skip
         table.write_text(text)
         with pytest.raises(CondnetError, match=message):
@@ -279,7 +279,7 @@ def test_registering(registry):
     assert condnet.register_space(whole) is whole  # again
     with pytest.warns(UserWarning, match='small/part is replaced'):
         condnet.register_space(SearchSpace('small', 'part', **{**SMALL, 'choices': ((0,), (1,))}))
-    with pytest.raises(CondnetError, match='small/other is no part of small/full'):
+    with pytest.raises(CondnetError, match='small/other is not a part of small/full'):
         condnet.register_space(SearchSpace('small', 'other', **SMALL))
     with pytest.raises(CondnetError, match='macro/full is one of condnet'):
         condnet.register_space(SearchSpace('macro', 'full', **SMALL))
@@ -296,7 +296,7 @@ def test_registering(registry):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'operations': ('a', 'b-c')}, 'no name of letters'),
+        ({'operations': ('a', 'b-c')}, 'not a name of letters'),
         ({'operations': ('a', 'a')}, 'a name of its own'),
         ({'choices': (0, 2)}, 'expected different numbers of operations, 0..1'),
         ({'choices': ((0, 1), ())}, 'decision 1 has the choices'),

@@ -101,7 +101,7 @@ class TestClasses:
             ({'cat/images/': b''}, ' class folder cat holds no images'),
             ({'cat/1.gif': b'GIF'}, ' cat/1.gif is not of a format that is read'),
             ({'ant/3.HEIC': b'some image'}, ' ant/3.HEIC is not of a format that is read'),
-            ({'ant/new\nline.png': picture(4)}, r" 'ant/new\nline.png' is no proper file name"),
+            ({'ant/new\nline.png': picture(4)}, r" 'ant/new\nline.png' is not a proper file name"),
             ({'e\u0301/1.png': picture(4), '\xe9/1.png': picture(5)}, ' two class folders have one name'),
         ],
     )
@@ -253,7 +253,7 @@ class TestTar:
     @pytest.mark.parametrize('name', ['../ant/3.png', 'ant/../bee/3.png', 'x/' * 20 + '3.png', 'ant/' + 'x' * 300])
     def test_names_that_no_folder_has(self, name, tmp_path):
         write_tar(tmp_path / 'train.tar', PLAIN | {name: picture(4)})
-        assert 'is no proper file name' in read(tmp_path / 'train.tar')
+        assert 'is not a proper file name' in read(tmp_path / 'train.tar')
 
 
 class TestSources:
@@ -317,9 +317,9 @@ class TestParts:
     @pytest.mark.parametrize('split', ['validation', 'vall', '.', 'train/../test', 'test[:5]'])
     def test_missing_part(self, dataset, split, tmp_path):
         write_parts(tmp_path, train=('ant', 'bee'), test=('ant', 'bee'))
-        with pytest.raises(CondnetError, match='has no part|is no name of a part'):
+        with pytest.raises(CondnetError, match='has no part|is not a name of a part'):
             timm_images(dataset, tmp_path, split, 5, SIZE)
-        with pytest.raises(CondnetError, match='has no part|is no name of a part'):
+        with pytest.raises(CondnetError, match='has no part|is not a name of a part'):
             choose_timm_images(dataset, tmp_path, (split, 'test'), (5, 5), SIZE)
 
     @pytest.mark.parametrize('dataset', ['folder', 'torch/image_folder', 'torch/folder'])

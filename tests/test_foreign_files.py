@@ -57,10 +57,10 @@ FILES = {
     'DataParallel': (saved({f'module.{k}': v for k, v in WEIGHTS.items()}), 'a state_dict, of a model in DataParallel'),
     'before torch 1.6': (saved(WEIGHTS, _use_new_zipfile_serialization=False), 'in the form before torch 1.6'),
     'whole model': (saved(nn.Linear(1, 1)), 'more than tensors (torch.nn.modules.linear.Linear), such as'),
-    'timm': (saved(TIMM), 'no training checkpoint of condnet: it lacks args, task_state'),
+    'timm': (saved(TIMM), 'not a training checkpoint of condnet: it lacks args, task_state'),
     "timm's arguments": (saved({**TIMM, 'args': argparse.Namespace(lr=1), 'task_state': {}}), 'args are of another'),
     'a number of numpy': (saved({**TIMM, 'metric': np.float64(1)}), 'multiarray.scalar'),
-    'list': (saved([torch.zeros(1)]), 'no training checkpoint of condnet: it lacks'),
+    'list': (saved([torch.zeros(1)]), 'not a training checkpoint of condnet: it lacks'),
     'pickle': (
         pickle.dumps({'state_dict': 1}),
         'is not loaded; expected a training checkpoint of condnet, or a folder with',
@@ -169,7 +169,7 @@ def test_config_of_others_is_called_what_it_is(content, message, folder):
 
 def test_folders_that_lack_something(folder, tmp_path):
     (folder / 'config.json').unlink()
-    with pytest.raises(CondnetError, match=r'no model folder: it lacks config.json'):
+    with pytest.raises(CondnetError, match=r'not a model folder: it lacks config.json'):
         load_checkpoint(folder)
     (tmp_path / 'last.pth.tar').write_bytes(b'x')
     with pytest.raises(CondnetError, match=r'is the folder of a training; name the checkpoint in it, .*/last.pth.tar'):
@@ -280,6 +280,8 @@ def test_checkpoints_that_another_program_has_changed_are_refused(key, value, tm
 
 def test_model_folder_that_is_a_file(tmp_path):
     (tmp_path / 'file').write_text('mine')
-    with pytest.raises(CondnetError, match=f'cannot write to {tmp_path / "file"}: {tmp_path / "file"} is no directory'):
+    with pytest.raises(
+        CondnetError, match=f'cannot write to {tmp_path / "file"}: {tmp_path / "file"} is not a directory'
+    ):
         save_model(timm.create_model(NET[0], **NET[1]), tmp_path / 'file')
     assert (tmp_path / 'file').read_text() == 'mine'

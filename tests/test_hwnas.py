@@ -94,7 +94,7 @@ BAD = {
     'architecture twice': (content([ARCHS[0]] * 64), 'twice'),
     'other networks': (content([{'arch_str': arch, 'num_classes': 100} for arch in ARCHS]), 'of 100 classes'),
     'numbers as architectures': (content([*range(64)]), ' 0 in config'),
-    'data of numpy that is no number': (content(raspi4_latency=np.array(['x'] * 64)), "numpy data of type 'U1'"),
+    'data of numpy that is not a number': (content(raspi4_latency=np.array(['x'] * 64)), "numpy data of type 'U1'"),
     'two dimensions': (content(raspi4_latency=np.ones((64, 1))), 'cannot unpickle'),
 }
 

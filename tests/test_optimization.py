@@ -135,8 +135,8 @@ def test_optimizer_through_split_and_resume(name):
 @pytest.mark.parametrize(
     ('more', 'message'),
     [
-        (['--opt', 'adamz'], "none of timm's optimizers; did you mean adam"),
-        (['--opt', 'ahead_adamw'], "none of timm's optimizers; did you mean"),
+        (['--opt', 'adamz'], "not one of timm's optimizers; did you mean adam"),
+        (['--opt', 'ahead_adamw'], "not one of timm's optimizers; did you mean"),
         (['--opt', 'adahessian'], 'needs second derivatives'),
         (['--opt', 'lookahead_adahessian'], 'needs second derivatives'),
         (['--opt', 'fusedadam'], 'is of the package apex'),

@@ -384,7 +384,7 @@ def test_weights_that_do_not_exist_yet(folders, monkeypatch):
     with pytest.raises(ValueError, match='no pretrained super-network nb201_cond_supernet.typo; there are'):
         load_model('nb201_cond_supernet.typo')
     monkeypatch.setenv(pretrained.CHECKPOINTS_VARIABLE, str(folders / 'nowhere'))
-    with pytest.raises(ValueError, match='CONDNET_CHECKPOINTS names .*nowhere, which is no directory'):
+    with pytest.raises(ValueError, match='CONDNET_CHECKPOINTS names .*nowhere, which is not a directory'):
         timm.create_model(name, pretrained=True)
 
 

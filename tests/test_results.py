@@ -103,14 +103,14 @@ def test_other_settings_are_refused_and_named(path, settings, message):
 def test_damaged_files_are_refused_and_left_alone(path, damage):
     damaged = b'\n'.join(damage(path.read_bytes().splitlines())) + b'\n'
     path.write_bytes(damaged)
-    with pytest.raises(ValueError, match='ranking.partial is no unfinished ranking, or damaged'):
+    with pytest.raises(ValueError, match='ranking.partial is not an unfinished ranking, or damaged'):
         read(path)
     assert path.read_bytes() == damaged
 
 
 def test_other_file_without_a_line_is_left_alone(path):
     path.write_text('a note')
-    with pytest.raises(ValueError, match='no unfinished ranking'):
+    with pytest.raises(ValueError, match='not an unfinished ranking'):
         read(path)
     assert path.read_text() == 'a note'
 

@@ -277,7 +277,7 @@ def test_leader_is_killed_or_fails(arguments, reference, tmp_path, quick_loss, f
     helper = noting(folder, 1, {2: lambda: (wait_until(lambda: len(notes(folder, 0)) >= 4), time.sleep(1))})
     statuses = run_team(arguments, folder, [leader, helper], seconds=20)
     assert statuses == [2 if full_disk else -signal.SIGKILL, 2]
-    assert 'no contact to the other processes' in last_error(folder, 1)
+    assert 'no contact with the other processes' in last_error(folder, 1)
     assert 4 <= len(rows(folder)) < len(ARCHS)
     assert finish(start(arguments, folder)) == 0
     assert contents(folder) == reference
@@ -287,7 +287,7 @@ def test_leader_is_killed_or_fails(arguments, reference, tmp_path, quick_loss, f
 def test_the_other_process_does_not_come(arguments, tmp_path, monkeypatch, rank):
     monkeypatch.setattr(condnet.ranking.workers, 'PATIENCE', timedelta(seconds=0.5))
     assert finish(start(arguments, tmp_path / 'team', rank=rank, port=free_port()), 20) == 2
-    assert 'no contact to the other processes' in last_error(tmp_path / 'team', rank)
+    assert 'no contact with the other processes' in last_error(tmp_path / 'team', rank)
 
 
 @pytest.mark.parametrize('what', ['eval_images 10', 'hardware'])
@@ -310,7 +310,7 @@ def test_processes_that_rank_something_else_are_refused(arguments, tmp_path, wha
             arguments[-1:-1] = ['--eval-images', '10']  # the last one counts
 
     assert run_team(arguments, tmp_path / 'team', [first, change], seconds=20) == [2, 2]
-    assert 'no contact to the other processes' in last_error(tmp_path / 'team')
+    assert 'no contact with the other processes' in last_error(tmp_path / 'team')
     assert f'the process of rank 1 ranks with {what}' in last_error(tmp_path / 'team', 1)
 
 

@@ -57,7 +57,7 @@ def test_a_finished_ranking_is_not_replaced(tmp_path, capsys):
     before = file.read_bytes()
     assert main([*CALL, str(file), '--num-archs', '2']) == 0 and file.read_bytes() == before
     file.with_suffix('.json').write_text(json.dumps(json.loads(file.with_suffix('.json').read_text())))  # by hand
-    for more, what in ((['--num-archs', '3'], 'which are others'), (['--num-archs', '2', '--calib-batches', '2'],
+    for more, what in ((['--num-archs', '3'], 'but of other arch'), (['--num-archs', '2', '--calib-batches', '2'],
                        'with calibration')):  # fmt: skip
         capsys.readouterr()
         assert main([*CALL, str(file), *more]) == 2

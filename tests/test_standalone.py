@@ -81,10 +81,10 @@ def save_png(image, path):
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (('--num-archs', '5'), '--num-archs is of super-networks: a stand-alone network is validated as it is'),
-        (('--calib-batches', '3'), '--calib-batches is of super-networks'),
-        (('--report',), '--report is of super-networks'),
-        (('--results-file', 'x.csv'), '--results-file is for rankings: of a stand-alone network there is none'),
+        (('--num-archs', '5'), '--num-archs is for super-networks: a stand-alone network is validated as it is'),
+        (('--calib-batches', '3'), '--calib-batches is for super-networks'),
+        (('--report',), '--report is for super-networks'),
+        (('--results-file', 'x.csv'), '--results-file is for rankings, and a stand-alone network has none'),
         (('--model', 'resnet34'), "holds the model 'resnet18', not 'resnet34'"),
         (('--use-ema',), 'has no averaged weights'),
     ],

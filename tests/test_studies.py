@@ -112,7 +112,7 @@ def test_all_splits_of_a_seed_come_from_one_trunk(study, tmp_path):
         ({'train': {'lr': 'high'}}, "lr is 'high', which the setting does not take"),
         ({'train': {'learning_rate': 1}}, "unknown setting 'learning_rate'"),
         ({'train': {'split_epoch': 2}}, 'train holds split_epoch, which the study itself sets'),
-        ({'train': {'model': 'nb201_net'}, 'recipe': 'nb201_full'}, 'nb201_net is no unsplit super-network'),
+        ({'train': {'model': 'nb201_net'}, 'recipe': 'nb201_full'}, 'nb201_net is not an unsplit super-network'),
         ({'train': [1]}, r'train is \[1\], expected settings by name'),
         ({'rank': {'calib_batches': 'many'}}, "calib_batches is 'many'"),
         ({'variants': 5}, 'variants holds 5, expected settings by name'),

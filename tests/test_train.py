@@ -201,7 +201,7 @@ def test_recipes_are_valid(name):
         (['--grad-accum-steps', '0'], '--grad-accum-steps is 0'),
         (['--grad-accum-steps', '65'], 'at least 65 images for each'),
         (['--sync-bn'], '--sync-bn needs several processes with a GPU each'),
-        (['--opt', 'adamz'], "none of timm's optimizers"),
+        (['--opt', 'adamz'], "not one of timm's optimizers"),
         (['--sched', 'foo'], "--sched is 'foo', expected one of cosine"),
         (
             ['--model', 'vit_tiny_patch16_224', '--model-kwargs', 'img_size=64', '--split-epoch', '0'],
@@ -209,7 +209,7 @@ def test_recipes_are_valid(name):
         ),
         (['--model', 'test_resnet', '--model-kwargs', 'features_only=True', '--split-epoch', '0'], 'gives list for 2'),
         (['--model', 'repvgg_a0', '--model-kwargs', '--split-epoch', '0'], 'use --no-channels-last'),
-        (['--device', 'nowhere'], '--device nowhere is not to be had'),
+        (['--device', 'nowhere'], '--device nowhere is not available'),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(tiny_data, tmp_path, capsys, more, message):

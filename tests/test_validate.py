@@ -189,7 +189,7 @@ def test_bad_architectures_and_flags(refuse):
     with pytest.raises(SystemExit):  # as of an empty variable of the shell; it would rank 200 random ones
         main(['--checkpoint', 'x', '--archs'])
     assert '--calib-momentum is 7.0' in refuse('--calib-momentum', '7')
-    assert '--device nowhere is not to be had' in refuse('--device', 'nowhere')
+    assert '--device nowhere is not available' in refuse('--device', 'nowhere')
     assert 'no averaged weights' in refuse('--use-ema')
 
 
@@ -198,7 +198,7 @@ def test_bad_checkpoints(refuse, checkpoint, tmp_path):
     (tmp_path / 'cut.pth.tar').write_bytes(checkpoint.read_bytes()[:5000])
     assert 'damaged' in refuse(checkpoint=tmp_path / 'cut.pth.tar')
     save_model(timm.create_model('nb201_net'), tmp_path / 'net')
-    assert 'of a stand-alone network there is none' in refuse(checkpoint=tmp_path / 'net')
+    assert 'a stand-alone network has none' in refuse(checkpoint=tmp_path / 'net')
     assert "not 'macro_cond_supernet'" in refuse('--model', 'macro_cond_supernet')
     save_model(load_model(checkpoint), tmp_path / 'folder')
     weights = (tmp_path / 'folder' / 'model.safetensors').read_bytes()

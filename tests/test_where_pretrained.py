@@ -1,4 +1,4 @@
-"""Where pretrained weights are to be had, how soon one knows that they are not, and what `pretrained=True` takes."""
+"""Where pretrained weights are available, how soon one knows that they are not, and what `pretrained=True` takes."""
 
 import socket
 import time
@@ -85,7 +85,7 @@ def test_a_checkout_is_found_in_the_working_directory(installed, hub):
 
 
 def test_without_a_tag_it_is_what_is_there(installed, hub):
-    with pytest.warns(UserWarning, match=f'{CIFAR} are not to be had now; these are {LETTERS}'):
+    with pytest.warns(UserWarning, match=f'{CIFAR} are not available now; these are {LETTERS}'):
         model = timm.create_model('nb201_cond_supernet', pretrained=True)
     expected = timm.create_model(LETTERS, pretrained=True)
     assert model.active_subnet == expected.active_subnet and model.is_split

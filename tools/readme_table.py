@@ -32,7 +32,7 @@ def format_table(folder: str | Path) -> str:
         try:
             rows += _format_rows(f'[{path.stem}]({folder}/{path.name})', summary)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CondnetError(f'{path} is no summary of a ranking, or damaged: {error!r}') from error
+            raise CondnetError(f'{path} is not a summary of a ranking, or damaged: {error!r}') from error
     return '\n'.join(rows)
 
 

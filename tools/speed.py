@@ -76,7 +76,7 @@ def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     """Measure what `make_parser` describes, print a table, write the figures and return them.
 
     Raises:
-        CondnetError: If data or checkpoints are not to be had, or a number makes no sense.
+        CondnetError: If data or checkpoints are not available, or a number makes no sense.
     """
     for name, value in vars(args).items():
         if isinstance(value, int):

@@ -86,7 +86,7 @@ def _find_metrics(content: Any, source: Path) -> dict[str, Any]:
         raise CondnetError(f'{source} is not of HW-NAS-Bench: cifar10 is a {type(content).__name__}; expected lists')
     check_columns(content, ('config',), f"{source}, ['nasbench201']['cifar10']")
     if not isinstance(content['config'], list) or not content['config']:
-        raise CondnetError(f'{source}: config is no list of architectures')
+        raise CondnetError(f'{source}: config is not a list of architectures')
     return content
 
 

@@ -97,7 +97,7 @@ def _seeds(values: Any) -> tuple[float, ...]:
 def _number(value: Any) -> float:
     """A number of a JSON file; some tools write it as text."""
     if isinstance(value, bool):  # an integer to Python
-        raise TypeError(f'{value!r} is no number')
+        raise TypeError(f'{value!r} is not a number')
     return to_float(value) if isinstance(value, str) else float(value)
 
 
@@ -117,7 +117,7 @@ def check_rows(space: SearchSpace, rows: list[BenchmarkRow], source: Path, datas
     has_costs = space.has_costs(dataset)
     for row in rows:
         if row.index not in space:
-            raise CondnetError(f'{source}: {row.index} is no index of {space}')
+            raise CondnetError(f'{source}: {row.index} is not an index of {space}')
         if not 0 <= row.accuracy <= 100:  # true for NaN as well
             raise CondnetError(f'{source}: accuracy {row.accuracy} of index {row.index}; expected a percentage')
         if row.params is None or row.flops is None:

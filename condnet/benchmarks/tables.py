@@ -188,7 +188,7 @@ def _read_table(space: SearchSpace, source: Path, benchmark: Benchmark) -> tuple
     except CondnetError:
         raise
     except (ValueError, KeyError) as error:  # of a reader that leaves it to us to say where
-        raise CondnetError(f'{source} is no table of {space.name} on {benchmark.dataset}: {error}') from error
+        raise CondnetError(f'{source} is not a table of {space.name} on {benchmark.dataset}: {error}') from error
 
 
 def _sha256(parts: Iterable[bytes]) -> str:

@@ -38,7 +38,7 @@ def locate(checkpoint: str | Path) -> Path:
     """The file or folder of a checkpoint, which may be given by the name of a pretrained model, or by a file in it.
 
     Raises:
-        CondnetError: If it is such a name, and its weights are not to be had.
+        CondnetError: If it is such a name, and its weights are not available.
     """
     path = Path(checkpoint)
     if path.is_file() and path.name in (WEIGHTS_NAME, CONFIG_NAME) and (path.parent / CONFIG_NAME).is_file():
@@ -117,7 +117,7 @@ def _check_model(folder: Path, config: dict[str, Any], model: nn.Module) -> None
     if size != tuple(given := config['pretrained_cfg'].get('input_size', size)):
         raise CondnetError(f'{folder / CONFIG_NAME} is damaged: input_size is {given}, the model takes {list(size)}')
     with safe_open(folder / WEIGHTS_NAME, 'pt') as weights:
-        for key in weights.keys():  # noqa: SIM118  # it is no dictionary
+        for key in weights.keys():  # noqa: SIM118  # it is not a dictionary
             if key in own and tuple(own[key].shape) != (shape := tuple(weights.get_slice(key).get_shape())):
                 raise CondnetError(f'{folder} is damaged: {key} has the shape {shape} in {WEIGHTS_NAME}, and '
                                    f'{tuple(own[key].shape)} by {CONFIG_NAME}')  # fmt: skip

@@ -246,11 +246,11 @@ def _checked_content(path: Path, checkpoint: Any) -> dict[str, Any]:
             'model that they are of, and write it with condnet.save_model(model, FOLDER)'
         )
     if missing:
-        raise CondnetError(f'{path} is no training checkpoint of condnet: it lacks {", ".join(sorted(missing))}; '
+        raise CondnetError(f'{path} is not a training checkpoint of condnet: it lacks {", ".join(sorted(missing))}; '
                            f'expected {_EXPECTED}')  # fmt: skip
     args = content['args']
     if not isinstance(args, argparse.Namespace) or not {'data_name', 'model', 'model_kwargs'} <= set(vars(args)):
-        raise CondnetError(f'{path} is no training checkpoint of condnet: its args are of another program')
+        raise CondnetError(f'{path} is not a training checkpoint of condnet: its args are of another program')
     _check_types(path, content)
     return content
 
@@ -275,7 +275,8 @@ def _check_types(path: Path, checkpoint: dict[str, Any]) -> None:
         **{name: name in args for name in _DESCRIBED},
     }
     if wrong := [name for name, is_right in checks.items() if not is_right]:
-        raise CondnetError(f'{path} is no training checkpoint of condnet, or damaged: {wrong[0]} is not what it writes')
+        raise CondnetError(f'{path} is not a training checkpoint of condnet, or damaged: {wrong[0]} is not what '
+                           'it writes')  # fmt: skip
 
 
 def _are_tensors(state_dict: dict[Any, Any]) -> bool:

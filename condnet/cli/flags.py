@@ -47,7 +47,7 @@ def add_import_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def import_plugins(args: argparse.Namespace) -> None:
-    """Import what the flag names, and take it off the flags: it is no setting, and is not recorded.
+    """Import what the flag names, and take it off the flags: it is not a setting, and is not recorded.
 
     Raises:
         CondnetError: If there is no such module.
@@ -77,7 +77,7 @@ def read_flags(
 class ModelKwargs(argparse.Action):
     """`key=value` arguments of a model.
 
-    An architecture stays text, even where it looks like a number, and `false` is no text, which would be true.
+    An architecture stays text, even where it looks like a number, and `false` is not a text, which would be true.
     """
 
     def __call__(

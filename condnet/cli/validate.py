@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         subject = open_network(args.checkpoint, config, config.model)
         if not isinstance(subject.model, Supernet):
             if args.results_file != _RESULTS_FILE:
-                raise SettingError('results_file', 'is for rankings: of a stand-alone network there is none')
+                raise SettingError('results_file', 'is for rankings, and a stand-alone network has none')
             print(validate_subject(subject, config))
             return
         ranking = rank_in_team(subject, config)

@@ -118,7 +118,7 @@ def _is_hidden(name: str) -> bool:
 def _check_names(source: Path, entries: Collection[_Path]) -> None:
     for path in entries:
         if re.search('[\0-\x1f\x7f\ud800-\udfff]', ''.join(path)) or any(len(os.fsencode(name)) > 255 for name in path):
-            raise CondnetError(f'{source}: {"/".join(path)[:300]!r} is no proper file name; {_EXPECTED}')
+            raise CondnetError(f'{source}: {"/".join(path)[:300]!r} is not a proper file name; {_EXPECTED}')
         if _suffix(path) in _OTHER_EXTENSIONS:
             formats = ', '.join(sorted(_EXTENSIONS))
             raise CondnetError(f'{source}: {"/".join(path)} is not of a format that is read; expected {formats}')
@@ -192,7 +192,7 @@ def _read_tar(source: Path) -> _Entries:
 def _split_name(source: Path, name: str) -> _Path:
     path = tuple(part for part in name.split('/') if part not in ('', '.'))
     if '..' in path or len(path) > _MAX_DEPTH:
-        raise CondnetError(f'{source}: {name[:300]!r} is no proper file name; {_EXPECTED}')
+        raise CondnetError(f'{source}: {name[:300]!r} is not a proper file name; {_EXPECTED}')
     return path
 
 

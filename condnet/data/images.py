@@ -75,7 +75,7 @@ def load_images(data_dir: str | Path, train: bool = True, download: bool = False
     """
     root = Path(data_dir)
     if not root.is_dir() and not (download and not root.exists()):
-        raise CondnetError(f'{root} is no directory; expected one with a data set (`download` fetches CIFAR-10)')
+        raise CondnetError(f'{root} is not a directory; expected one with a data set (`download` fetches CIFAR-10)')
     source = _find_source(root, train)
     if source is None and not download:
         names = ', '.join(f'{name}.tar, {name}/' for name in _SPLIT_NAMES[train])

@@ -130,7 +130,7 @@ def find_part(data_dir: str | Path, split: str) -> Path:
         raise CondnetError(f'{root} is a file that is not known to be the part {split!r}; expected a directory with '
                            f'{split}/ or {split}.tar')  # fmt: skip
     if not root.is_dir():
-        raise CondnetError(f'{root} is no directory; expected one with {split}/ or {split}.tar')
+        raise CondnetError(f'{root} is not a directory; expected one with {split}/ or {split}.tar')
     there = sorted(entry.name for entry in root.iterdir() if entry.is_dir() or entry.suffix == '.tar')
     raise CondnetError(f'{root} has no part {split!r}; expected {split}/ or {split}.tar, and there is '
                        f'{", ".join(there[:10]) or "no such thing"}')  # fmt: skip
@@ -139,7 +139,7 @@ def find_part(data_dir: str | Path, split: str) -> Path:
 def _look_for(root: Path, split: str) -> Path | None:
     path = PurePosixPath(split)
     if not path.parts or path.is_absolute() or '..' in path.parts:
-        raise CondnetError(f'{split!r} is no name of a part; expected that of a folder or tar file in {root}')
+        raise CondnetError(f'{split!r} is not a name of a part; expected that of a folder or tar file in {root}')
     synonyms = next((names for names in (_TRAIN, _VALIDATION) if split in names), (split,))
     if root.is_file():
         return root if root.suffix == '.tar' and root.stem in synonyms else None

@@ -41,7 +41,7 @@ def subset_withheld(images: Images, num: int) -> Images:
         num: How many to take.
 
     Raises:
-        CondnetError: If `num` is no positive multiple of the number of classes, or a class has fewer images.
+        CondnetError: If `num` is not a positive multiple of the number of classes, or a class has fewer images.
     """
     per_class, rest = divmod(num, len(images.classes))
     if per_class < 1 or rest:

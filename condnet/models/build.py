@@ -54,7 +54,7 @@ def build_supernet(model_cls: type[Model], variant: str, pretrained: bool, **kwa
         **kwargs: As of `build_network`.
 
     Raises:
-        CondnetError: If the weights are not to be had or damaged, or the arguments contradict the tag.
+        CondnetError: If the weights are not available or damaged, or the arguments contradict the tag.
     """
     kwargs, found = _with_weights(variant, pretrained, kwargs)
     model = build_network(model_cls, variant, pretrained, **kwargs)
@@ -117,7 +117,7 @@ def _with_tag(variant: str, tag: str, pretrained: bool, kwargs: dict[str, Any]) 
 
 
 def _tag_at_hand(variant: str, cache_dir: Any) -> str:
-    """The default tag, or another one, of which is warned, if that is not to be had and the other is on this machine.
+    """The default tag, or with a warning another one, if that is not available and the other is on this machine.
 
     Raises:
         CondnetError: If there is none.
@@ -130,7 +130,7 @@ def _tag_at_hand(variant: str, cache_dir: Any) -> str:
         others = [tag for tag in tags if any(local_folders(f'{variant}.{tag}'))]
         if not others:
             raise
-        warn_user(f'the weights {variant}.{default} are not to be had now; these are {variant}.{others[0]}, which are '
+        warn_user(f'the weights {variant}.{default} are not available now; these are {variant}.{others[0]}, which are '
                   'on this machine')  # fmt: skip
         return others[0]
     return default

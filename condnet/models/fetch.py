@@ -15,7 +15,7 @@ _PATIENCE_VARIABLE = 'HF_HUB_ETAG_TIMEOUT'
 
 
 def hub_error(repo: str, file: str) -> Exception | None:
-    """Why a file is not to be had from the Hub just now; None if it is.
+    """Why a file is not available from the Hub just now; None if it is.
 
     Without a network the client tries again for half a minute, and a name may take as long to be resolved.
 
@@ -53,7 +53,7 @@ def fetch(repo: str, files: Sequence[str], name: str, cache_dir: str | Path | No
         hint: What else can be done, for the message of an error.
 
     Raises:
-        CondnetError: If it cannot be had.
+        CondnetError: If it cannot be fetched.
     """
     repo_id, _, revision = repo.partition('@')
     refusal = hub_error(repo, files[0])

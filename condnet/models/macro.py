@@ -129,7 +129,7 @@ class MacroSupernet(Supernet, _Macro):
             with; by default the model is over-complete.
 
     Raises:
-        CondnetError: If the subset is unknown, or `active_subnet` is no architecture of it.
+        CondnetError: If the subset is unknown, or `active_subnet` is not an architecture of it.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class MacroNet(_Macro):
         global_pool: Pooling before the classifier, by timm's name for it; '' for none, where there are no classes.
 
     Raises:
-        CondnetError: If `arch` is no architecture of the space.
+        CondnetError: If `arch` is not an architecture of the space.
     """
 
     def __init__(

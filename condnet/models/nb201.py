@@ -84,7 +84,7 @@ class NB201Supernet(Supernet, _NB201):
             with; by default the model is over-complete.
 
     Raises:
-        CondnetError: If the subset is unknown, or `active_subnet` is no architecture of it.
+        CondnetError: If the subset is unknown, or `active_subnet` is not an architecture of it.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class NB201Net(_NB201):
         global_pool: Pooling before the classifier, by timm's name for it; '' for none, where there are no classes.
 
     Raises:
-        CondnetError: If `arch` is no architecture of the space.
+        CondnetError: If `arch` is not an architecture of the space.
     """
 
     def __init__(

@@ -72,7 +72,7 @@ def list_pretrained() -> list[str]:
 
 
 def where_pretrained() -> dict[str, str]:
-    """Where each of `list_pretrained()` is to be had now: its folder, the page on the Hub, or `nowhere` and why.
+    """Where each of `list_pretrained()` is available now: its folder, the page on the Hub, or `nowhere` and why.
 
     The Hub is asked for those that are not on this machine, for less than two seconds in all.
     """
@@ -107,7 +107,7 @@ def find_pretrained(name: str, cache_dir: str | Path | None = None) -> Path:
         cache_dir: Where the Hub's files are kept; None for its own cache.
 
     Raises:
-        CondnetError: If it is not to be had.
+        CondnetError: If it is not available.
     """
     if name.startswith('hf-hub:'):
         return fetch(name.removeprefix('hf-hub:'), (CONFIG_NAME, WEIGHTS_NAME), name, cache_dir)
@@ -133,7 +133,7 @@ def local_folders(name: str) -> Iterator[Path]:
     directory = os.environ.get(CHECKPOINTS_VARIABLE)
     named = [Path(directory)] if directory else []
     if directory and not named[0].is_dir():
-        raise CondnetError(f'{CHECKPOINTS_VARIABLE} names {directory}, which is no directory')
+        raise CondnetError(f'{CHECKPOINTS_VARIABLE} names {directory}, which is not a directory')
     # The working directory may be a checkout from which the package was installed elsewhere.
     for parent in (*named, PACKAGE.parent / 'checkpoints', PACKAGE / 'models' / 'weights', Path.cwd() / 'checkpoints'):
         if (parent / name / CONFIG_NAME).is_file():
@@ -167,7 +167,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     for name in (WEIGHTS_NAME, CONFIG_NAME):
         if not (folder / name).is_file():
-            raise CondnetError(f'{folder} is no model folder: it lacks {name}')
+            raise CondnetError(f'{folder} is not a model folder: it lacks {name}')
     file = folder / CONFIG_NAME
     if kind := describe_file(file):
         raise CondnetError(f'{file} is {kind}')

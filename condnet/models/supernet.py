@@ -67,7 +67,7 @@ class Supernet(nn.Module):
             active_subnet: The sub-network that is active from the start; None for the over-complete state.
 
         Raises:
-            CondnetError: If that is no architecture of `space`.
+            CondnetError: If that is not an architecture of `space`.
         """
         self.register_forward_pre_hook(_before_forward)
         self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
@@ -89,7 +89,7 @@ class Supernet(nn.Module):
             arch: Architecture; None where they mix several, as after training.
 
         Raises:
-            CondnetError: If it is no architecture of `space`.
+            CondnetError: If it is not an architecture of `space`.
         """
         self.statistics = MIXED if arch is None else Statistics.of(self.space.parse(arch))
 
@@ -128,7 +128,7 @@ class Supernet(nn.Module):
                 operations and contexts (over-complete).
 
         Raises:
-            CondnetError: If it is no architecture of `space`.
+            CondnetError: If it is not an architecture of `space`.
         """
         self._active_subnet = None if arch is None else self.space.parse(arch)
         for block in self.choice_blocks():

@@ -47,7 +47,7 @@ class EvalConfig:
     )
     calib_momentum: float | None = setting(
         None,
-        'do not reset the statistics, and move them by so much in each batch (0.1: the variant of the authors)',
+        "do not reset the statistics, and move them by so much in each batch (0.1: the authors' variant)",
         group=_EVALUATION,
     )
     calib_augment: bool = setting(

@@ -110,7 +110,7 @@ def evaluate_subnet(model: nn.Module, arch: 'str | int | Arch', data: Evaluation
     """Recalibrate and validate one architecture, in the plain way; the super-network is left as it was.
 
     Raises:
-        CondnetError: If it is no architecture of the model's search space, or its loss is not finite.
+        CondnetError: If it is not an architecture of the model's search space, or its loss is not finite.
     """
     model = as_supernet(model)
     with calibrated_for(model, arch, data):

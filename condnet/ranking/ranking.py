@@ -229,7 +229,7 @@ class Ranking:
         if report:
             self.report(path.with_suffix('.html'))
             self.files.append(path.with_suffix('.html'))
-        _logger.info(f'wrote {path} and what belongs to it')
+        _logger.info(f'wrote {path} and the files beside it')
 
 
 def format_summary(summary: dict[str, Any]) -> str:

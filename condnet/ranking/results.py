@@ -69,7 +69,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_bytes()))  # of bytes it finds the encoding
     except (TypeError, ValueError, RecursionError) as error:
-        raise CondnetError(f'{path} is no summary of a ranking, or damaged: {error}') from error
+        raise CondnetError(f'{path} is not a summary of a ranking, or damaged: {error}') from error
 
 
 _SAME = (
@@ -100,7 +100,7 @@ def check_finished(path: Path, settings: dict[str, Any], indices: Iterable[int])
         return
     hint = 'delete it, or choose another `results_file`'
     if not path.with_suffix('.json').exists():
-        raise CondnetError(f'{path} is there already, without the summary of a ranking beside it; {hint}')
+        raise CondnetError(f'{path} already exists, without the summary of a ranking beside it; {hint}')
     there, settings = read_summary(path.with_suffix('.json')), json.loads(json.dumps(settings))
     what = f'{path} holds a finished ranking of {there.get("num_archs")} architectures by {there.get("model")}'
     for key in _SAME:
@@ -109,7 +109,7 @@ def check_finished(path: Path, settings: dict[str, Any], indices: Iterable[int])
                 f'{what} with {_show(key)} {show(there.get(key))}, not {show(settings.get(key))}; {hint}'
             )
     if {prediction.index for prediction in read_predictions(path)} != set(indices):
-        raise CondnetError(f'{what}, which are others than those of now; {hint}')
+        raise CondnetError(f'{what}, but of other architectures; {hint}')
 
 
 class Journal:
@@ -144,7 +144,7 @@ class Journal:
         if complete:
             self._parse(complete, json.loads(header))
         elif not header.encode().startswith(content):
-            raise CondnetError(f'{self.path} is no unfinished ranking; delete it, or choose another `results_file`')
+            raise CondnetError(f'{self.path} is not an unfinished ranking; delete it, or choose another `results_file`')
         self._file.truncate(len(complete))
         if not complete:
             self._write(header)
@@ -162,7 +162,7 @@ class Journal:
             if len({prediction.index for prediction in self.predictions}) != len(rows):
                 raise CondnetError('it predicts an architecture twice')
         except ValueError as error:
-            raise CondnetError(f'{self.path} is no unfinished ranking, or damaged: {error}') from error
+            raise CondnetError(f'{self.path} is not an unfinished ranking, or damaged: {error}') from error
         for key in settings | before:
             if before.get(key) != settings.get(key):
                 raise CondnetError(

@@ -106,7 +106,7 @@ def rank_in_team(subject: Subject[nn.Module], config: RankConfig) -> Ranking | N
         The ranking; None in processes that help the first one.
 
     Raises:
-        CondnetError: If it is no super-network, or data and table do not fit it. Nothing is written then.
+        CondnetError: If it is not a super-network, or data and table do not fit it. Nothing is written then.
         ConnectionError: If another process is lost.
     """
     ranker = _Ranker(as_supernet_subject(subject), config, shows_progress=True)

@@ -71,7 +71,7 @@ def validate_subject(subject: Subject[nn.Module], config: EvalConfig, data: Data
                            '`condnet.rank` predicts them')  # fmt: skip
     for field in dataclasses.fields(config):
         if field.name in _OF_RANKINGS and getattr(config, field.name) != field.default:
-            raise SettingError(field.name, 'is of super-networks: a stand-alone network is validated as it is')
+            raise SettingError(field.name, 'is for super-networks: a stand-alone network is validated as it is')
     images = open_evaluation_images(subject, config, data)
     prepared: EvaluationData = images.prepare(subject.model, config)
     accuracy, loss = accuracy_and_loss(subject.model, prepared)

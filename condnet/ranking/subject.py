@@ -107,7 +107,7 @@ def open_supernet(model: Model, config: EvalConfig, expected: str | None = None)
 
 def _copy(model: nn.Module, config: EvalConfig) -> Loaded:
     if config.use_ema:
-        raise CondnetError('use_ema is of training checkpoints; a model has the weights that it has')
+        raise CondnetError('use_ema is for training checkpoints; a model has only its own weights')
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(f'{key} {tensor.dtype} {tuple(tensor.shape)}'.encode())

@@ -49,7 +49,7 @@ def predict(model: nn.Module, archs: Iterable['str | int | Arch'], data: Evaluat
             is shared: this is the plain way then.
 
     Raises:
-        CondnetError: If it is no super-network, or an architecture is not one of its space; at the end, after all
+        CondnetError: If it is not a super-network, or an architecture is not one of its space; at the end, after all
             others, if losses are not finite.
     """
     supernet = as_supernet(model)

@@ -43,7 +43,7 @@ def draw(arch: Any, space: SearchSpace | Supernet | str | None = None) -> Drawin
         The drawing; `str()` of it is the SVG.
 
     Raises:
-        CondnetError: If it is no architecture of the space, or the space is to be guessed and cannot be.
+        CondnetError: If it is not an architecture of the space, or the space is to be guessed and cannot be.
     """
     found = _find_space(arch, space)
     return Drawing(_svg(found, found.graph(found.parse(arch))))

@@ -318,7 +318,7 @@ class SearchSpace:
             dataset: The data set that the benchmark was made on.
 
         Raises:
-            CondnetError: If it is no architecture, or the costs are not known, as there is no benchmark of the data
+            CondnetError: If it is not an architecture, or the costs are not known, as there is no benchmark of the data
                 set.
         """
         fixed, table = self.cost_table(dataset)

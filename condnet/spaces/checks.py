@@ -19,7 +19,7 @@ def check_definition(space: 'SearchSpace') -> None:
                            'them for each decision')  # fmt: skip
     for operation in space.operations:
         if not operation.isidentifier():
-            raise CondnetError(f'{space}: the operation {operation!r} is no name of letters, digits and underscores')
+            raise CondnetError(f'{space}: the operation {operation!r} is not a name of letters, digits and underscores')
     if not space.predecessors or len(set(space.operations)) != len(space.operations):
         raise CondnetError(f'{space}: expected at least one decision, and a name of its own for every operation')
     if space.has_own_choices and len(space.choices) != len(space.predecessors):
@@ -39,11 +39,11 @@ def check_definition(space: 'SearchSpace') -> None:
 
 
 def check_subset(space: 'SearchSpace', whole: 'SearchSpace') -> None:
-    """Refuse what is no part of the whole space: its architectures would have no index."""
+    """Refuse what is not a part of the whole space: its architectures would have no index."""
     same = ('operations', 'predecessors')
     if any(getattr(space, name) != getattr(whole, name) for name in same) or not all(
         set(space.choices_of(decision)) <= set(whole.choices_of(decision))
         for decision in range(len(space.predecessors))
     ):
-        raise CondnetError(f'{space} is no part of {whole}: expected the same decisions and operations, and no choices '
-                           'that the whole space has not')  # fmt: skip
+        raise CondnetError(f'{space} is not a part of {whole}: expected the same decisions and operations, and no '
+                           'choices that the whole space does not have')  # fmt: skip

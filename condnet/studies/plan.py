@@ -191,7 +191,7 @@ def _describe_model(source: str, config: TrainConfig) -> tuple[str, tuple[int, i
     except (RuntimeError, TypeError) as error:
         raise CondnetError(f'{source}: cannot build the model {config.model!r}: {error}') from error
     if not isinstance(model, Supernet) or model.is_split:
-        raise CondnetError(f'{source}: {config.model} is no unsplit super-network')
+        raise CondnetError(f'{source}: {config.model} is not an unsplit super-network')
     numbers_per_weight = 2 + config.model_ema + ('adam' in config.opt)  # weights, momentum
     unsplit = sum(p.numel() for p in model.parameters())
     added = sum(

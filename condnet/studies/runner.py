@@ -87,7 +87,7 @@ class Step:
             raise CondnetError(f'{self.record} is damaged ({error}); delete it to do {self.name} again') from error
         if before != json.loads(json.dumps(self.identity)):
             raise CondnetError(f'{self.folder} holds {self.file} made with {before}, not {self.identity}; choose '
-                               f'another `output`, or delete {self.record} and what it is of')  # fmt: skip
+                               f'another `output`, or delete {self.record} and what it describes')  # fmt: skip
         return content
 
     def finish(self, seconds: float) -> None:

@@ -165,7 +165,7 @@ def _create_model(config: TrainConfig, settled: Settled) -> nn.Module:
     except Exception as error:  # unknown model, unknown argument, or whatever a constructor stumbles over in one
         raise CondnetError(f'cannot build the model {config.model!r}: {first_line(error)}') from error
     if config.split_epoch and not isinstance(model, Supernet):
-        raise CondnetError(f'`split_epoch` needs a super-network, {config.model} is none')
+        raise CondnetError(f'`split_epoch` needs a super-network, which {config.model} is not')
     if config.fast_norm and not any(getattr(module, '_fast_norm', False) for module in model.modules()):
         raise CondnetError(f"`fast_norm` does nothing with {config.model}, which has none of timm's LayerNorm and "
                            'GroupNorm')  # fmt: skip

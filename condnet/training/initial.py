@@ -28,7 +28,7 @@ def load_initial_weights(model: nn.Module, config: TrainConfig) -> list[Choice]:
         The weight sets that had not been trained since the split, as far as it is recorded.
 
     Raises:
-        CondnetError: If they are not to be had, or of another model.
+        CondnetError: If they are not available, or of another model.
     """
     name = config.model if config.pretrained else config.initial_checkpoint
     if name is None:
@@ -45,7 +45,9 @@ def load_initial_weights(model: nn.Module, config: TrainConfig) -> list[Choice]:
         load_pretrained(model, cfg, num_classes, own['input_size'][0], checkpoint_filter_fn if is_ours else None)
     except Exception as error:  # timm and torch each have their own
         reason = ' '.join(str(error).split()) or type(error).__name__
-        raise CondnetError(f'the weights of {name} do not go into {config.model}: {reason}{_needed(source)}') from error
+        raise CondnetError(
+            f'the weights of {name} do not fit into {config.model}: {reason}{_needed(source)}'
+        ) from error
     finally:
         builder.setLevel(before)
     new = '' if classes == num_classes else f', with a new classifier for {num_classes} instead of {classes} classes'

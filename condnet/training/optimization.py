@@ -74,13 +74,13 @@ def check_optimizer(opt: str) -> None:
     """Check that an optimizer trains super-networks, before anything else is done.
 
     Raises:
-        CondnetError: If there is none of that name, or it needs what is not to be had here.
+        CondnetError: If there is none of that name, or it needs what is not available here.
     """
     name = opt.lower().removeprefix(_LOOKAHEAD)
     if name not in list_optimizers():
         known = map(str, list_optimizers(exclude_filters=['bnb*', 'fused*']))
         near = [f'; did you mean {other}?' for other in difflib.get_close_matches(name, known, 1)]
-        raise CondnetError(f"`opt` {opt} is none of timm's optimizers{''.join(near)}")
+        raise CondnetError(f"`opt` {opt} is not one of timm's optimizers{''.join(near)}")
     info = get_optimizer_info(name)
     if isinstance(info.opt_class, str):
         raise CondnetError(f'`opt` {opt} is of the package {info.opt_class.split(".")[0]}, expected one of '

@@ -84,7 +84,7 @@ def check_resumable(checkpoint: dict[str, Any], config: TrainConfig, settled: Se
 def _check_same(before: dict[str, Any], config: TrainConfig, settled: Settled) -> None:
     """Compare with the settings of a checkpoint."""
     now = vars(recorded_args(config, settled))
-    # What validation computes is no part of a training, unless plateau goes by it.
+    # What validation computes is not a part of a training, unless plateau goes by it.
     for name in (*_SAME, *(_VALIDATION if config.sched == 'plateau' else ())):
         # The setting may be newer than the checkpoint.
         value = before.get(name, TIMM_FLAGS.get(name, getattr(TrainConfig, name, None)))

@@ -132,7 +132,7 @@ class SupernetTask(ClassificationTask):
         """Split the super-network, its optimizer's state and its averaged weights.
 
         Raises:
-            CondnetError: If the model is no super-network, or split already.
+            CondnetError: If the model is not a super-network, or split already.
         """
         if not isinstance(self.model, Supernet):
             raise CondnetError(f'only a super-network can be split, not {type(self.model).__name__}')

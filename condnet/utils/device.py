@@ -22,7 +22,7 @@ def find_device(name: str) -> torch.device:
         )
         torch.zeros(1, device=device).item()  # the device 'meta' holds no numbers
     except (AssertionError, NotImplementedError, RuntimeError) as error:
-        raise SettingError('device', f'{name} is not to be had: {first_line(error)}') from error
+        raise SettingError('device', f'{name} is not available: {first_line(error)}') from error
     return device
 
 

@@ -152,7 +152,7 @@ def in_contact(what: str, errors: type[RuntimeError] = RuntimeError) -> Iterator
     try:
         yield
     except errors as error:
-        raise ConnectionError(f'no contact to the other processes of the {what}: {first_line(error)}') from error
+        raise ConnectionError(f'no contact with the other processes of the {what}: {first_line(error)}') from error
 
 
 def join_group(device: str) -> tuple[Group, torch.device]:
@@ -163,7 +163,7 @@ def join_group(device: str) -> tuple[Group, torch.device]:
 
     Raises:
         ConnectionError: If the others do not come.
-        CondnetError: If the device is not to be had.
+        CondnetError: If the device is not available.
     """
     found = find_device(device)
     if int(os.environ.get('WORLD_SIZE', '1')) == 1:

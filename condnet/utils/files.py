@@ -48,6 +48,6 @@ def check_folder_to_write(folder: Path) -> None:
     """
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     if not existing.is_dir():
-        raise CondnetError(f'cannot write to {folder}: {existing} is no directory')
+        raise CondnetError(f'cannot write to {folder}: {existing} is not a directory')
     if not os.access(existing, os.W_OK | os.X_OK):
         raise CondnetError(f'cannot write to {folder}: no permission to write to {existing}')
