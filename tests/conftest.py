@@ -1,6 +1,7 @@
 """What several test files need: real data, small models and real training steps."""
 
 import csv
+import hashlib
 import logging
 import multiprocessing
 import os
@@ -29,6 +30,11 @@ from condnet.utils.locks import Lock
 MODELS = ('nb201_cond_supernet', 'macro_cond_supernet')
 FORK = multiprocessing.get_context('fork')  # processes that have everything imported already
 SMALL = {'nb201_cond_supernet': {'cells_per_stage': 1, 'channels': (8, 8, 8)}, 'macro_cond_supernet': {}}
+
+
+def pixel_digests(images: Images) -> list[str]:
+    """SHA-256 of the pixels of every image, to compare sets of images by content."""
+    return [hashlib.sha256(image.tobytes()).hexdigest() for image in images.images.cpu().numpy()]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

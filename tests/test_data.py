@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
+from conftest import pixel_digests
 from PIL import Image
 from torchvision.datasets import CIFAR10, cifar
 
@@ -219,9 +220,9 @@ class TestSubsets:
         trained, withheld = withheld_indices(images.targets)
         loader = InMemoryLoader(images.select(trained), 11, (0, 0, 0), (1 / 255,) * 3, padding=0, hflip=0)
         yielded = torch.cat([batch for batch, _ in loader]).byte()
-        digests = Images(yielded, torch.zeros(len(yielded)), ()).digests()
+        digests = pixel_digests(Images(yielded, torch.zeros(len(yielded)), ()))
         assert len(set(digests)) == len(trained) == len(digests)
-        assert set(digests).isdisjoint(images.select(withheld).digests())
+        assert set(digests).isdisjoint(pixel_digests(images.select(withheld)))
 
     def test_withheld_of_unequal_classes_in_any_order(self):
         targets = torch.tensor([1] * 5 + [0] * 20 + [1] * 25)
@@ -268,7 +269,7 @@ class TestSubsets:
         few = images.select(torch.arange(26)[:, None].mul(260).add(torch.arange(11)).flatten())  # 11 of each letter
         calibration, withheld = choose_images(few, 4)
         assert len(calibration) == min(256, len(few) - len(withheld)) and len(withheld) > 0
-        assert not set(calibration.digests()) & set(withheld.digests())
+        assert not set(pixel_digests(calibration)) & set(pixel_digests(withheld))
 
     @pytest.mark.parametrize('num', [0, 101])
     def test_calibration_indices_errors(self, num):

@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from conftest import pixel_digests
 
 from condnet.benchmarks.registry import find_benchmark
 from condnet.benchmarks.tables import load_benchmark
@@ -77,7 +78,7 @@ def test_sizes_and_classes(images):
 
 
 def test_no_image_is_there_twice(images):
-    digests = images.digests() + render_glyphs(train=False).digests()
+    digests = pixel_digests(images) + pixel_digests(render_glyphs(train=False))
     assert len(set(digests)) == len(digests)
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from condnet.ranking.metrics import noise_ceiling, ranking_metrics, summarize
+from condnet.ranking.metrics import ranking_metrics, summarize
 
 
 def brute_force(predictions, truth, num, figure):
@@ -115,14 +115,3 @@ def test_summary_ranks_by_low_loss_and_by_size():
 def test_summary_names_the_column_that_is_not_finite():
     with pytest.raises(ValueError, match='loss is nan in row 1'):
         summarize([1, 2], [1.0, float('nan')], [1, 2], [1, 2], [1, 2])
-
-
-def test_noise_ceiling_is_the_mean_over_pairs_of_seeds():
-    seeds = [[1, 2, 3, 4], [1, 2, 4, 3], [4, 3, 2, 1]]  # tau: 4 / 6, -1, -4 / 6
-    assert noise_ceiling(np.transpose(seeds)) == pytest.approx(-1 / 3)
-
-
-@pytest.mark.parametrize('results', [[[1, 2]], [[1], [2]], [1, 2], [[1, 2], [1, 3]], [[1, 2], [np.nan, 3]]])
-def test_results_without_a_noise_ceiling(results):
-    with pytest.raises(ValueError, match='expected'):
-        noise_ceiling(results)

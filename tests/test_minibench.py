@@ -10,11 +10,10 @@ from test_benchmarks import nb201_row, write_nb201
 
 from condnet.benchmarks.registry import find_benchmark
 from condnet.benchmarks.tables import load_benchmark
-from condnet.ranking.metrics import noise_ceiling
 from condnet.spaces.nb201 import NB201_NETWORKS
 from condnet.spaces.registry import get_space
 from tools import minibench
-from tools.minibench import describe, main, make_table, read_rows, train_network
+from tools.minibench import describe, main, make_table, noise_ceiling, read_rows, train_network
 
 SPACE, TABLE = get_space('nb201'), find_benchmark('nb201', 'glyphs').packaged
 INDICES = sorted(SPACE.index(arch) for arch in ((0, 0, 0, 1, 0, 0), (1, 0, 0, 4, 0, 2)))  # quick to train
@@ -130,3 +129,14 @@ def test_bad_row(tmp_path, changes, message):
         writer.writerow(row)
     with pytest.raises(ValueError, match=message):
         load_benchmark('nb201', tmp_path / 'bad.csv', dataset='glyphs')
+
+
+def test_noise_ceiling_is_the_mean_over_pairs_of_seeds():
+    seeds = [[1, 2, 3, 4], [1, 2, 4, 3], [4, 3, 2, 1]]  # tau: 4 / 6, -1, -4 / 6
+    assert noise_ceiling(np.transpose(seeds)) == pytest.approx(-1 / 3)
+
+
+@pytest.mark.parametrize('results', [[[1, 2]], [[1], [2]], [1, 2], [[1, 2], [1, 3]], [[1, 2], [np.nan, 3]]])
+def test_results_without_a_noise_ceiling(results):
+    with pytest.raises(ValueError, match='expected'):
+        noise_ceiling(results)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from conftest import pixel_digests
 from test_data import are_crops_of
 from test_fingerprint import reencode, swapped
 from test_published_results import CHECKPOINTS
@@ -45,20 +46,20 @@ def test_withheld_of_cifar10(cifar10):
     positions = [5000 * target + position for target in range(10) for position in range(4500, 5000)]
     assert withheld.tolist() == positions
     assert sorted(trained.tolist() + withheld.tolist()) == list(range(50_000))
-    seen = set(cifar10.select(trained).digests())
+    seen = set(pixel_digests(cifar10.select(trained)))
     assert len(seen) == 45_000
-    assert seen.isdisjoint(cifar10.select(withheld).digests())
+    assert seen.isdisjoint(pixel_digests(cifar10.select(withheld)))
 
 
 def test_calibration_of_cifar10(cifar10):
     calibration, validation = choose_images(cifar10, augmented=False)
     trained, withheld = withheld_indices(cifar10.targets)
-    assert len(set(calibration.digests())) == 5120
-    assert set(calibration.digests()) <= set(cifar10.select(trained).digests())
-    assert validation.digests() == cifar10.select(withheld).digests()
+    assert len(set(pixel_digests(calibration))) == 5120
+    assert set(pixel_digests(calibration)) <= set(pixel_digests(cifar10.select(trained)))
+    assert pixel_digests(validation) == pixel_digests(cifar10.select(withheld))
     crops, not_cropped = choose_images(cifar10)
-    assert not_cropped.digests() == validation.digests() and crops.targets.equal(calibration.targets)
-    assert crops.digests() == choose_images(cifar10)[0].digests()
+    assert pixel_digests(not_cropped) == pixel_digests(validation) and crops.targets.equal(calibration.targets)
+    assert pixel_digests(crops) == pixel_digests(choose_images(cifar10)[0])
     are_crops_of(crops.images[:2000], calibration.images[:2000], padding=4, hflip=True)
 
 

@@ -23,6 +23,8 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
+from scipy import stats
 from timm.optim import create_optimizer_v2
 from torch import nn
 
@@ -32,7 +34,7 @@ from condnet.data import GLYPH_AUGMENTATION, Batch, Images, InMemoryLoader
 from condnet.data.glyphs import MEAN, STD, render_glyphs
 from condnet.errors import CondnetError
 from condnet.ranking.evaluate import EvaluationData, accuracy_and_loss, evaluation_data
-from condnet.ranking.metrics import noise_ceiling, ranking_metrics
+from condnet.ranking.metrics import ranking_metrics
 from condnet.spaces.nb201 import NB201_NETWORKS
 from condnet.spaces.registry import get_space
 from condnet.utils.csvfile import read_text, to_float, to_int, write_csv
@@ -184,6 +186,26 @@ def describe(rows: list[Row], num_seeds: int) -> dict[str, float | None]:
         _logger.info(f'no comparison with CIFAR-10: {error}')
     taus = {name: ranking_metrics(other, accuracy.mean(axis=1))['kendall_tau'] for name, other in others.items()}
     return {'ceiling_accuracy': noise_ceiling(accuracy), 'ceiling_loss': noise_ceiling(loss), **taus}
+
+
+def noise_ceiling(results: ArrayLike) -> float:
+    """How well a benchmark agrees with itself: mean Kendall tau-b between the rankings of any two seeds.
+
+    No prediction can be expected to agree much better with a single training of each architecture.
+
+    Args:
+        results: (N, S) of N architectures, each trained with S seeds.
+
+    Raises:
+        CondnetError: If there are fewer than two architectures or seeds, a number is not finite, or all results of a
+            seed are equal.
+    """
+    seeds = np.asarray(results, dtype=np.float64).T
+    if seeds.ndim != 2 or min(seeds.shape) < 2:
+        raise CondnetError(f'results have shape {seeds.T.shape}; expected at least 2 architectures and 2 seeds')
+    if not np.isfinite(seeds).all() or any(values.min() == values.max() for values in seeds):
+        raise CondnetError('results of a seed are all equal, or not finite; expected numbers that can be ranked')
+    return float(np.mean([stats.kendalltau(a, b).statistic for a, b in itertools.combinations(seeds, 2)]))
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -50,10 +50,6 @@ class Images:
         digest.update(self.targets.cpu().numpy().tobytes())
         return digest.hexdigest()
 
-    def digests(self) -> list[str]:
-        """SHA-256 of the pixels of every image, to compare sets of images by content."""
-        return [hashlib.sha256(image.tobytes()).hexdigest() for image in self.images.cpu().numpy()]
-
 
 def load_images(data_dir: str | Path, train: bool = True, download: bool = False) -> Images:
     """Read a data set of small RGB images into memory, in canonical order.

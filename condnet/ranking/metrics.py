@@ -5,7 +5,6 @@ equal predictions leave open which architectures are the N best, the figure is t
 among the tied ones. (Parameter counts tie hundreds of architectures; any other rule would reward the numbering.)
 """
 
-import itertools
 import math
 from typing import Any
 
@@ -115,26 +114,6 @@ def ranked_by(summary: dict[str, Any]) -> list[str]:
     """What a summary has the metrics of: the pure predictions, the baselines that are known, then rank means."""
     means = [name for name, value in summary.items() if isinstance(value, dict) and 'kendall_tau' in value]
     return [name for name in RANKED_BY if name in summary] + [name for name in means if name not in RANKED_BY]
-
-
-def noise_ceiling(results: ArrayLike) -> float:
-    """How well a benchmark agrees with itself: mean Kendall tau-b between the rankings of any two seeds.
-
-    No prediction can be expected to agree much better with a single training of each architecture.
-
-    Args:
-        results: (N, S) of N architectures, each trained with S seeds.
-
-    Raises:
-        CondnetError: If there are fewer than two architectures or seeds, a number is not finite, or all results of a
-            seed are equal.
-    """
-    seeds = np.asarray(results, dtype=np.float64).T
-    if seeds.ndim != 2 or min(seeds.shape) < 2:
-        raise CondnetError(f'results have shape {seeds.T.shape}; expected at least 2 architectures and 2 seeds')
-    if not np.isfinite(seeds).all() or any(map(_constant, seeds)):
-        raise CondnetError('results of a seed are all equal, or not finite; expected numbers that can be ranked')
-    return float(np.mean([stats.kendalltau(a, b).statistic for a, b in itertools.combinations(seeds, 2)]))
 
 
 def finite_vector(name: str, values: ArrayLike) -> np.ndarray:
