@@ -274,3 +274,10 @@ def test_results_that_are_none(tmp_path, refuse):
         (tmp_path / 'results' / 'a.json').write_bytes(content)
         assert 'a.json' in refuse(readme_table.main, *arguments)
     assert 'keep' in readme.read_text()
+
+
+def test_a_data_set_without_its_directory(capsys):
+    for name, hint in (('glyph', 'where it is, or is it glyphs?'), ('cifar10', 'where it is')):
+        assert train.main(['--model', 'nb201_cond_supernet', '--dataset', name]) == 2
+        line = f"condnet-train: error: --dataset is '{name}', one of timm's, which needs --data-dir, {hint}\n"
+        assert capsys.readouterr().err == line

@@ -158,14 +158,20 @@ def test_ranking_needs_no_directory(checkpoint, tmp_path, capsys):
     assert summary['truth_max'] == table.accuracy.max()
 
 
-def test_what_has_no_truth_is_not_ranked(checkpoint, tmp_path, capsys):
+def test_what_has_no_truth_is_not_compared(checkpoint, tmp_path, capsys):
+    """Unless a table is named that should have it, or random ones are to be of the table."""
     known = load_benchmark('nb201', dataset='glyphs').indices.tolist()
     unknown = next(index for index in range(15_625) if index not in known)
-    assert rank(checkpoint, tmp_path, '--archs', str(known[0]), str(unknown)) == 2
+    named = find_benchmark('nb201', 'glyphs').packaged
+    assert rank(checkpoint, tmp_path, '--archs', str(known[0]), str(unknown), '--benchmark', str(named)) == 2
     assert 'lacks 1 of 2 architectures' in capsys.readouterr().err
     assert rank(checkpoint, tmp_path, '--num-archs', str(len(known) + 1)) == 2
     assert f'expected 1..{len(known)}' in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+    assert rank(checkpoint, tmp_path, '--archs', str(known[0]), str(unknown)) == 0
+    assert 'no ground truth' in capsys.readouterr().out
+    summary = json.loads((tmp_path / 'ranking.json').read_text())
+    assert summary['table'] is None and 'accuracy' not in summary and summary['num_archs'] == 2
 
 
 def test_by_default_all_that_have_a_truth(checkpoint, tmp_path, monkeypatch):

@@ -591,7 +591,7 @@ def test_study_of_another_search_is_refused(refuse, checkpoint, tiny_data, tmp_p
     assert main(arguments(checkpoint, tiny_data, tmp_path / 'out', '--num-evals', '2')) == 0
     study = optuna.load_study(study_name='search', storage=open_storage(str(tmp_path / 'out' / 'study.journal')))
     trials = study.get_trials()
-    assert 'its objectives is' in refuse('--objectives', 'loss')
+    assert 'its objectives is' in refuse('--objectives', 'loss,latency')  # not: its latency
     assert "its limits is {}, not {'flops': 90000000.0}" in refuse('--max-flops', '90e6')
     assert 'its calib_momentum is None, not 0.1' in refuse('--calib-momentum', '0.1')
     assert 'its eval_images is' in refuse('--eval-images', '10')

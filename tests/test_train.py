@@ -185,6 +185,8 @@ def test_recipes_are_valid(name):
     ('more', 'message'),
     [
         (['--split-epoch', '4'], '--split-epoch is 4, expected 1..3'),
+        (['--epochs', '1', '--split-epoch', '1'], '--split-epoch is 1, expected 0 for never: of 1 epoch none comes'),
+        (['--output', ''], '--output is empty, expected a value'),
         (['--stop-epoch', '5'], '--stop-epoch is 5, expected 1..4'),
         (['--epochs', '0'], '--epochs is 0'),
         (['--model', 'nb202_cond_supernet'], 'cannot build the model'),

@@ -84,7 +84,7 @@ def say_written(files: Iterable[Path | str]) -> None:
 _KEPT = {
     'condnet-train': 'no checkpoint was written; the same command starts again',
     'condnet-validate': 'what was evaluated is kept in --results-file; the same command goes on with it',
-    'condnet-search': 'what was evaluated is kept in --storage; the same command goes on with it',
+    'condnet-search': 'what was evaluated is kept in --storage, or in --output; the same command goes on with it',
     'condnet-study': 'what is finished is kept, and the checkpoints of the rest; the same command goes on with it',
 }
 

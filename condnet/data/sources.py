@@ -1,5 +1,6 @@
 """The data set that a setting names."""
 
+import difflib
 from typing import Protocol
 
 from condnet.data import Images, load_images
@@ -29,6 +30,9 @@ def open_images(args: DataSettings) -> Images | None:
     """
     if args.dataset == 'glyphs':
         return render_glyphs()
+    if not args.data_dir and args.dataset:
+        near = ', or is it glyphs?' if difflib.get_close_matches(args.dataset, ('glyphs',)) else ''
+        raise CondnetError(f"`dataset` is {args.dataset!r}, one of timm's, which needs `data_dir`, where it is{near}")
     if not args.data_dir:
         raise CondnetError(
             '`data_dir` is missing: a directory with the data set; `download` fetches CIFAR-10 into it '

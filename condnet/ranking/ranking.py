@@ -229,7 +229,6 @@ class Ranking:
         if report:
             self.report(path.with_suffix('.html'))
             self.files.append(path.with_suffix('.html'))
-        _logger.info(f'wrote {path} and the files beside it')
 
 
 def format_summary(summary: dict[str, Any]) -> str:

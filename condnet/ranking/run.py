@@ -147,8 +147,7 @@ class _Ranker:
             num_archs, archs = draw_archs(model.space, table, config)
         if warning := describe_untrained(model.space, archs, self.subject.training.get('untrained', [])):
             _logger.warning(f'of what is ranked, {warning}')
-        if table is not None:
-            table = table.select([model.space.index(arch) for arch in archs])
+        table = self._rows(table, archs, bool(given) and request.benchmark in (None, True) and not config.benchmark)
         settings = provenance(self.subject, config, images)
         settings['architectures'] = 'given' if given else f'{num_archs}, drawn with seed {config.seed}'
         settings |= {'table': None if table is None else {'file': Path(table.path).name, 'sha256': table.sha256}}
@@ -170,6 +169,15 @@ class _Ranker:
         rank_by = tuple(parse_rank_by(config.rank_by))
         ranking = Ranking([], model.space, table, settings, notes, rank_by, columns, cost)
         return self._predict(ranking, archs, data, team)
+
+    def _rows(self, table: BenchmarkTable | None, archs: list[Arch], may_lack: bool) -> BenchmarkTable | None:
+        """The truth of the architectures; None if nobody named the table, and it lacks some that are named."""
+        indices = [self.subject.model.space.index(arch) for arch in archs]
+        if table is not None and may_lack and (lacking := set(indices).difference(table.indices.tolist())):
+            _logger.info(f'predictions are written without a comparison: {Path(table.path).name} lacks '
+                         f'{len(lacking)} of these {len(archs)} architectures')  # fmt: skip
+            return None
+        return None if table is None else table.select(indices)
 
     def _given(self, request: _Request) -> set[Arch]:
         """The architectures that are named; none if random ones are asked for.

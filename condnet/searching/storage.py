@@ -90,7 +90,10 @@ def _open_journal(path: Path) -> _Journal:
         raise CondnetError(f'{path} is no file, expected a journal of Optuna, or a name for one')
     if path.exists() and (content := path.read_bytes()) and b'\n' not in content:
         raise CondnetError(f'{path} is no journal of Optuna')
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CondnetError(f'cannot make the folder {path.parent}: {error.strerror}') from error
     try:
         storage = _Journal(path)
     except (ValueError, LookupError, TypeError) as error:

@@ -73,7 +73,7 @@ def open_study(
             warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)  # only the dashboard reads them
             study.set_metric_names(list(problem.objectives))
     theirs = study.user_attrs.get('identity', {})
-    for key in sorted(theirs.keys() | identity.keys()):
+    for key in {**identity, **theirs}:
         if theirs.get(key) != identity.get(key):
             raise CondnetError(
                 f'the storage holds the study {name!r} of another search: its {key} is {theirs.get(key)!r}, not '
@@ -166,7 +166,8 @@ def _search_by_population(
     while fruitless < PATIENCE:
         known = recorded_candidates(study, problem)
         done = _num_evaluated(known)
-        _logger.info(f'{done} of {num_evals} architectures, {len(study.get_trials(deepcopy=False))} proposals')
+        most = max(done, num_evals)  # it may hold more than are asked for now
+        _logger.info(f'{done} of {most} architectures, {len(study.get_trials(deepcopy=False))} proposals')
         if done >= num_evals:
             return
         study.sampler = make_sampler()

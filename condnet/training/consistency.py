@@ -88,7 +88,8 @@ def _check_epochs(config: 'TrainConfig') -> None:
     for name, last in (('split_epoch', epochs - 1), ('stop_epoch', config.total_epochs)):
         if not 0 <= getattr(config, name) <= last:
             of = f'of {epochs} epoch{"s" if epochs > 1 else ""}'
-            raise SettingError(name, f'is {getattr(config, name)}, expected 1..{last} {of}, or 0 for never')
+            expected = f'1..{last} {of}, or 0 for never' if last else f'0 for never: {of} none comes after another'
+            raise SettingError(name, f'is {getattr(config, name)}, expected {expected}')
     if config.warmup_epochs >= epochs:
         raise SettingError('warmup_epochs', f'is {config.warmup_epochs}, expected less than the {epochs} epochs')
 
