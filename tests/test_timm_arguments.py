@@ -106,6 +106,7 @@ def test_every_pooling_has_a_classifier_of_its_width(name):
         assert model.forward_head(model.forward_features(IMAGES), pre_logits=True).shape[1] == model.head.in_features
     model = make(name, global_pool='', num_classes=0)
     assert model(IMAGES).ndim == 4
+    model.reset_classifier(2)  # as timm's tests do, without pooling
     model.reset_classifier(5, 'catavgmax')
     assert model(IMAGES).shape == (4, 5)
     if 'supernet' in name:

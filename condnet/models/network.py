@@ -58,7 +58,7 @@ class Network(nn.Module):
         Raises:
             CondnetError: If there is no such pooling, none with a classifier, or no such number of classes.
         """
-        check_head(num_classes, global_pool)
+        check_head(num_classes, global_pool or '')
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool or '', flatten=bool(global_pool))
         self._set_classifier(num_classes, dd)
 
@@ -93,7 +93,7 @@ class Network(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         reference = next(self.stem.parameters())
-        check_head(num_classes, self.global_pool.pool_type if global_pool is None else global_pool)
+        check_head(num_classes, global_pool)
         if global_pool is not None:
             self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
             self.global_pool.train(self.training)
@@ -165,13 +165,15 @@ class Network(nn.Module):
 def check_head(num_classes: int, global_pool: str | None) -> None:
     """Refuse a head that would fail later.
 
+    None is the pooling of before: that there is none with a classifier, timm's own tests do for a while.
+
     Raises:
         CondnetError: If there is no such pooling, none with a classifier, or no such number of classes.
     """
     number = integer(num_classes)
     if number is None or number < 0:
         raise CondnetError(f'num_classes is {show(num_classes)}, expected 0 (none) or more')
-    if global_pool not in POOLINGS and (global_pool or number):
+    if global_pool is not None and global_pool not in POOLINGS and (global_pool or number):
         known = ', '.join(POOLINGS)
         raise CondnetError(f'global_pool is {show(global_pool)}, expected one of {known}, or none with num_classes=0')
 
