@@ -122,7 +122,7 @@ def test_a_best_checkpoint_of_another_epoch_is_removed(whole, tiny_data, tmp_pat
         (['--checkpoint-hist', '2'], '--checkpoint-hist does nothing without --eval-metric'),
         *[
             (['--experiment', name], f'--experiment is {name!r}, expected the name of a folder in --output')
-            for name in ('..', '.', '', 'a/b', '/tmp', '..\\b')
+            for name in ('..', '.', 'a/b', '/tmp', '..\\b')
         ],
     ],
 )

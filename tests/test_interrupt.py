@@ -78,8 +78,8 @@ def test_any_command_ends_with_one_line(number, tmp_path):
 
     assert in_child(lambda: run('condnet-search', command), stderr=tmp_path / 'log') == 128 + number
     assert (tmp_path / 'log').read_text() == (
-        f'condnet-search: stopped by {number.name}: what was evaluated is kept in --storage; the same command goes on '
-        'with it\n'
+        f'condnet-search: stopped by {number.name}: what was evaluated is kept in --storage, or in --output; the '
+        'same command goes on with it\n'
     )
 
 

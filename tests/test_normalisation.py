@@ -107,7 +107,7 @@ def test_what_goes_through_timm_has_its_own(tiny_folder, tmp_path):
 
 
 def test_labels_are_as_many_as_classes(tiny_folder):
-    run = condnet.train(dataclasses.replace(config_of(tiny_folder, ''), output=None, num_classes=12))
+    run = condnet.train(dataclasses.replace(config_of(tiny_folder, 'unused'), output=None, num_classes=12))
     assert not run.model.pretrained_cfg.get('label_names')
 
 

@@ -249,7 +249,7 @@ def test_plateau_goes_by_the_validations(tiny_data, tmp_path, interval):
     for row in summary:
         expected.append(rate)
         loss = row['train_loss'] if interval == '0' else row['eval_loss']
-        if loss != '':
+        if loss is not None:
             rate = rate if loss < best * (1 - 1e-4) else rate * 0.1
             best = min(best, loss) if loss < best * (1 - 1e-4) else best
     assert rates_of(tmp_path / 'whole') == pytest.approx(expected)

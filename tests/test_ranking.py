@@ -169,6 +169,9 @@ def test_images_that_a_model_does_not_take(data, change, message):
 
 
 def test_what_cannot_be_validated_on(data):
+    for name in ('images', 'calibration'):
+        with pytest.raises(condnet.CondnetError, match='images some numbers are not finite'):
+            replace(data, **{name: getattr(data, name).log()})
     with pytest.raises(condnet.CondnetError, match='got 0 images and 0 targets to validate on, expected as many'):
         replace(data, images=data.images[:0], targets=data.targets[:0])
     with pytest.raises(condnet.CondnetError, match='got 48 images and 47 targets'):

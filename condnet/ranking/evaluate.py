@@ -62,6 +62,9 @@ class EvaluationData:
         if not 0 < len(self.images) == len(self.targets):
             raise CondnetError(f'got {len(self.images)} images and {len(self.targets)} targets to validate on, '
                                'expected as many, and at least one')  # fmt: skip
+        for name, tensor in (('images', self.images), ('calibration images', self.calibration)):
+            if isinstance(tensor, torch.Tensor) and not tensor.isfinite().all():
+                raise CondnetError(f'of the {name} some numbers are not finite')
 
     def to_calibrate(self) -> torch.Tensor:
         """The images for BatchNorm.

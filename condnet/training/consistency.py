@@ -97,7 +97,7 @@ def _check_epochs(config: 'TrainConfig') -> None:
 def _check_files(config: 'TrainConfig') -> None:
     """Check the names and the choice of what is written."""
     name = config.experiment
-    if name is not None and (name in ('', '.', '..') or {*name} & {'/', '\\', '\0'}):
+    if name is not None and (name in ('.', '..') or {*name} & {'/', '\\', '\0'}):
         raise SettingError('experiment', f'is {show(name)}, expected the name of a folder in `output`')
     if config.eval_metric and not config.eval_interval:
         raise SettingError('eval_metric', 'does nothing with `eval_interval` 0')

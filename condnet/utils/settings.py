@@ -133,9 +133,7 @@ def _checked(field: 'dataclasses.Field[Any]', kind: Any, value: Any) -> Any:
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise SettingError(field.name, f'is {show(value)}, expected {_EXPECTED[kind]}')
-    if (
-        value == '' and field.default is None
-    ):  # as a variable of the shell that is not set; as a path, it is this folder
+    if value == '' and field.default is None:  # as a variable of the shell that is not set; a path to this folder
         raise SettingError(field.name, 'is empty, expected a value, or leave it out')
     choices, least = field.metadata.get('choices'), field.metadata.get('least')
     if choices and value not in choices:
