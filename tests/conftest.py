@@ -45,6 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # Bit-identity is claimed for equal threads; with one, a busy machine does not stall the tests.
 torch.set_num_threads(1)
+os.environ['OMP_NUM_THREADS'] = '1'  # of the processes that tests start
 
 
 @pytest.fixture(scope='session')
