@@ -26,7 +26,7 @@ class SearchConfig(EvalConfig):
     sampler: str = setting('nsga2', "Optuna's; grid: everything", group=_SEARCH, choices=SAMPLER_NAMES)
     num_evals: int = setting(
         20,
-        'distinct architectures to evaluate, by all processes that share the storage',
+        'distinct architectures to evaluate, by all processes that share the storage; a Pareto front takes hundreds',
         group=_SEARCH,
         least=1,
     )
